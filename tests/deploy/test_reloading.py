@@ -260,6 +260,8 @@ def test_an_error_of_the_main_process_ends_its_workers(
     ended: list[str] = []
 
     class Fake(Starting):
+        process = Mock(is_alive=Mock(return_value=False))
+
         def terminate(self) -> None:
             ended.append("terminated")
 
@@ -321,3 +323,20 @@ def test_the_end_of_a_worker_is_noticed_while_it_is_waited_for() -> None:
     start = time.monotonic()
     assert not worker.ping(60)
     assert time.monotonic() - start < 10
+
+
+def test_a_signal_is_noticed_while_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker.__new__(Worker)
+    worker.parent_conn, worker.child_conn = Pipe()
+    worker.process = Mock()
+    signals: list[int] = []
+    monkeypatch.setattr(Worker, "signals", signals)
+    threading.Timer(0.1, signals.append, [signal.SIGTERM]).start()
+    start = time.monotonic()
+    assert (worker.is_alive(60), worker.is_ready(60)) == (True, False)
+    assert time.monotonic() - start < 10
+    signals.clear()
+    worker.child_conn.send(True)
+    assert worker.is_ready(60)
+    assert worker.child_conn.recv() == b"ping"
+    assert not worker.child_conn.poll()  # a worker that is slow is asked once

@@ -4,11 +4,11 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from typing_extensions import override
@@ -19,18 +19,33 @@ from kindling.deploy.sighup import has_terminal
 from kindling.utils.console import say
 from kindling.utils.text import shorten
 
+JOIN_SECONDS = 35.0  # within which a worker that is told to stop must end; it has 30 for running requests
+
 
 class Worker(multiprocess.Process):
-    """A worker process, whose end is noticed also while the main process waits for its sign of life."""
+    """A worker process.
+
+    Attributes:
+        signals: Those that the main process has received, but not handled.
+    """
+
+    signals: ClassVar[Sequence[int]] = ()
+    _was_asked = False  # for a sign of life
 
     @override
     def _healthcheck(self, timeout: float) -> bool | None:
+        """Return as the base class does, but also when the worker has ended; False when a signal has arrived."""
         end = time.monotonic() + timeout
         try:
-            self.parent_conn.send(b"ping")
+            if not self._was_asked:
+                self.parent_conn.send(b"ping")
+                self._was_asked = True
             while not self.parent_conn.poll(0.2):
+                if self.signals:
+                    return False
                 if time.monotonic() > end or not self.process.is_alive():
                     return None
+            self._was_asked = False
             return bool(self.parent_conn.recv())
         except (OSError, EOFError, pickle.UnpicklingError):
             return None
@@ -55,6 +70,7 @@ class Workers(Multiprocess):
         self._check: Future[Settings] | None = None
         self._to_signal: list[Any] = []
         super().__init__(config, sockets)
+        Worker.signals = self.signal_queue
         multiprocess.Process = Worker  # type: ignore[misc]  # which the base class starts
 
     @override
@@ -72,6 +88,15 @@ class Workers(Multiprocess):
         super().terminate_all()
 
     @override
+    def join_all(self) -> None:
+        end = time.monotonic() + JOIN_SECONDS
+        for worker in self.processes:
+            worker.process.join(max(0, end - time.monotonic()))
+            if worker.process.is_alive():  # it hangs
+                worker.kill()
+        super().join_all()
+
+    @override
     def handle_hup(self) -> None:
         if self._settings.ends_with_terminal and not has_terminal():
             self.handle_term()
@@ -85,7 +110,7 @@ class Workers(Multiprocess):
 
     @override
     def keep_subprocess_alive(self) -> None:
-        """Restart workers that have ended, and carry on with a reload, without waiting for anything."""
+        """Restart workers that have ended or do not respond for a minute, and carry on with a reload."""
         super().keep_subprocess_alive()
         if self._check is None and not self._requested.empty():
             names = {self._requested.get() for _ in range(self._requested.qsize())}
