@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kindling.deploy.metrics import ModelMetrics
 
 MAX_WAITING_SECONDS = 30.0  # clients have given up by then
+WAITED_TOO_LONG = f"the request has waited for {MAX_WAITING_SECONDS:g} s: try again in a moment"
 INLINE_SECONDS = 0.001  # a batch that takes less is computed in the event loop: a thread would cost more
 
 
@@ -131,8 +132,7 @@ class Batcher:
             if request.result.done():  # canceled
                 continue
             if request.since < oldest:
-                reason = f"the request has waited for {MAX_WAITING_SECONDS:g} s: try again in a moment"
-                request.result.set_exception(QueueFullError(reason))
+                request.result.set_exception(QueueFullError(WAITED_TOO_LONG))
                 continue
             batch.append(request)
             samples += len(request.inputs)
