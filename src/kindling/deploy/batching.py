@@ -105,9 +105,12 @@ class Batcher:
 
     async def _compute(self, inputs: Tensor, is_probe: bool) -> Tensor:
         def compute() -> Tensor:
-            if len(inputs) <= self.batch_size:
-                return self.compute(inputs)
-            return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
+            try:
+                if len(inputs) <= self.batch_size:
+                    return self.compute(inputs)
+                return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
+            except StopIteration as error:  # no future can have it, so that its requests would wait forever
+                raise RuntimeError("the model raised StopIteration") from error
 
         start = time.perf_counter()
         if self._is_quick and len(inputs) <= self.batch_size:
