@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
@@ -22,6 +23,7 @@ from kindling.deploy.metrics import Metrics
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import reload_model, watch
+from kindling.deploy.serve import serve
 from kindling.deploy.served_models import ServedModel, open_version, version_of
 from kindling.deploy.serving_process import build_app, run_server, worker_app
 from kindling.deploy.settings import Settings
@@ -302,6 +304,34 @@ def test_a_server_whose_first_workers_fail_ends_with_one_line(
         error = capsys.readouterr().err
         assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (code, 1, True)
         Path("shared/started").touch()
+
+
+@pytest.mark.parametrize("starts", ["the server", "a worker"])
+def test_models_are_opened_with_the_threads_of_a_worker(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch, starts: str
+) -> None:
+    """An ONNX file keeps the number of threads with which it was opened."""
+    found: list[int] = []
+    original = served_models.open_model
+
+    def open_model(path: Path) -> Predictor:
+        found.append(torch.get_num_threads())
+        return original(path)
+
+    monkeypatch.setattr(served_models, "open_model", open_model)
+    monkeypatch.setattr(serving_process, "run_server", Mock())
+    monkeypatch.setattr(serving_process, "exit_when_orphaned", Mock())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        if starts == "the server":
+            serve("m=m.ckpt", workers=2, port=0)
+        else:
+            settings.publish()
+            worker_app()
+        assert (found, torch.get_num_threads()) == ([3], 3)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_exit_code_says_that_no_worker_started(

@@ -71,7 +71,7 @@ def serve(
     if watch_seconds and workers > 1 and not hasattr(signal, "SIGHUP"):
         raise ValueError("watch_seconds needs --workers 1 on Windows, which has no SIGHUP")
     from kindling.deploy.served_models import open_version
-    from kindling.deploy.serving_process import run_server
+    from kindling.deploy.serving_process import limit_threads, run_server
     from kindling.deploy.settings import Settings
 
     settings = Settings(
@@ -85,6 +85,7 @@ def serve(
     ).resolve()
     port = free_port(host, port)
     pending_signals = record_sighups()
+    limit_threads(workers)
     predictors: dict[str, Predictor] = {}
     versions: dict[str, str] = {}
     for name, file in settings.files.items():

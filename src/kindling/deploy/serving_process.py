@@ -100,6 +100,7 @@ def worker_app() -> FastAPI:
     pending_signals = record_sighups()
     settings = Settings.published()
     exit_when_orphaned(settings.parent)
+    limit_threads(settings.workers)
     try:
         predictors = {name: settings.open(name)[0] for name in settings.files}
         return build_app(settings, predictors, pending_signals)
@@ -111,7 +112,6 @@ def worker_app() -> FastAPI:
 
 def build_app(settings: Settings, predictors: Mapping[str, Predictor], pending_signals: Sequence[int] = ()) -> FastAPI:
     """Return the application of one process."""
-    torch.set_num_threads(count_threads(settings.workers))
     metrics = Metrics(Path(settings.folder) if settings.folder else None)
     models = [
         ServedModel(name, predictor, metrics, settings.batch_size, settings.versions[name])
@@ -154,9 +154,9 @@ def build_app(settings: Settings, predictors: Mapping[str, Predictor], pending_s
     return service.app(lifespan)
 
 
-def count_threads(workers: int) -> int:
-    """Return the number of computing threads of a worker: its share of the cores, minus one that reads requests.
+def limit_threads(workers: int) -> None:
+    """Give a worker its share of the cores to compute, minus one that reads requests; before its models are opened.
 
     More would be many times slower, since computing threads busy-wait for each other.
     """
-    return max(1, torch.get_num_threads() // workers - 1)
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers - 1))
