@@ -172,6 +172,7 @@ class Starting:
     """A worker that has not started."""
 
     pid = 0
+    exitcode = None
 
     def __init__(self) -> None:
         self.started = False
@@ -292,18 +293,40 @@ def test_the_main_process_of_workers_keeps_no_models(
     assert found == [None]
 
 
-def test_a_server_whose_first_workers_fail_ends_with_one_line(
-    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_published", [True, False])
+def test_a_worker_that_fails_to_start_prints_one_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_published: bool
 ) -> None:
     monkeypatch.setattr(serving_process, "exit_when_orphaned", lambda parent: None)
     monkeypatch.setattr(Settings, "open", lambda self, name: open_version(Path("nowhere.ckpt")))
     settings.publish()
-    for code in (STARTUP_FAILURE, 1):  # after the first one has started, it is started again
-        with pytest.raises(SystemExit) as ended:
-            worker_app()
-        error = capsys.readouterr().err
-        assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (code, 1, True)
-        Path("shared/started").touch()
+    if not is_published:
+        Path("shared/settings.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        worker_app()
+    error = capsys.readouterr().err
+    assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (STARTUP_FAILURE, 1, True)
+
+
+def test_only_a_failure_of_the_first_workers_ends_the_server(settings: Settings, handlers: None) -> None:
+    Workers(uvicorn.Config("x:y", workers=1), [], settings, {})
+    first, second = (Worker.__new__(Worker) for _ in range(2))
+    first.process = Mock(exitcode=STARTUP_FAILURE)
+    second.process, (second.parent_conn, second.child_conn) = Mock(), Pipe()
+    assert first.exitcode == STARTUP_FAILURE
+    for is_ready in (False, True):
+        second.child_conn.send(is_ready)
+        assert second.is_alive()
+        assert (first.exitcode == STARTUP_FAILURE) is not is_ready
+
+
+def test_the_files_of_workers_are_written_again_if_they_were_deleted(settings: Settings, handlers: None) -> None:
+    workers = Workers(uvicorn.Config("x:y", workers=1), [], settings, {})
+    settings.publish()
+    shutil.rmtree("shared")
+    workers.keep_subprocess_alive()
+    publish(b"broken")
+    assert Settings.published().open("m")[1] == settings.versions["m"]
 
 
 @pytest.mark.parametrize("starts", ["the server", "a worker"])

@@ -437,6 +437,25 @@ def test_a_killed_worker_is_replaced_under_load(checkpoints: list[Path]) -> None
 
 
 @pytest.mark.slow
+def test_a_killed_worker_is_replaced_after_the_temporary_folder_was_cleaned(checkpoints: list[Path]) -> None:
+    with serving("--ckpt_path", checkpoints[0], "--workers", 2) as server:
+
+        def running() -> list[psutil.Process]:
+            return [child for child in psutil.Process(server.pid).children() if is_worker(child)]
+
+        wait_until(lambda: len(running()) == 2)
+        time.sleep(2)
+        killed = running()[0]
+        shutil.rmtree(Path(killed.environ()["KINDLING_SERVE"]).parent)
+        killed.kill()
+        wait_until(lambda: len(running()) == 2 and killed not in running())
+        replaced = running()
+        time.sleep(5)
+        assert running() == replaced
+        metrics(server)  # checks that it responds
+
+
+@pytest.mark.slow
 def test_a_hanging_worker_hardly_delays_the_end_of_the_server(checkpoints: list[Path]) -> None:
     with serving("--ckpt_path", checkpoints[0], "--workers", 2) as server:
         assert server.process

@@ -32,7 +32,6 @@ from kindling.utils.console import say
 from kindling.utils.text import shorten
 
 MAX_OPEN_FILES = 65_536  # of a process: its connections, if the system allows as many
-STARTED = "started"  # file that the first worker creates when it has started
 
 
 def run_server(
@@ -98,16 +97,15 @@ def raise_file_limit() -> None:
 def worker_app() -> FastAPI:
     """Return the application of a worker process, configured by the environment."""
     pending_signals = record_sighups()
-    settings = Settings.published()
-    exit_when_orphaned(settings.parent)
-    limit_threads(settings.workers)
     try:
+        settings = Settings.published()
+        exit_when_orphaned(settings.parent)
+        limit_threads(settings.workers)
         predictors = {name: settings.open(name)[0] for name in settings.files}
         return build_app(settings, predictors, pending_signals)
     except Exception as error:
         say(f"a worker failed to start: {shorten(str(error) or type(error).__name__)}", stderr=True)
-        # The main process stops on a failure of the first workers; a later one is restarted.
-        sys.exit(1 if Path(settings.folder, STARTED).exists() else STARTUP_FAILURE)
+        sys.exit(STARTUP_FAILURE)
 
 
 def build_app(settings: Settings, predictors: Mapping[str, Predictor], pending_signals: Sequence[int] = ()) -> FastAPI:
@@ -146,8 +144,6 @@ def build_app(settings: Settings, predictors: Mapping[str, Predictor], pending_s
             loop.add_signal_handler(signal.SIGHUP, handle_hup)
         if pending_signals:
             handle_hup()
-        if settings.folder:
-            Path(settings.folder, STARTED).touch()
         with watch(settings, lambda names: loop.call_soon_threadsafe(start_reload, names)):
             yield
 

@@ -88,6 +88,10 @@ class Settings:
             path.write_text(json.dumps(asdict(self)), "utf-8")
         os.environ[SETTINGS] = str(file)
 
+    def is_published(self) -> bool:
+        """Return whether the settings are still there: the folder of temporary files may be cleaned."""
+        return Path(self.folder, FILE).exists()
+
     @classmethod
     def published(cls) -> "Settings":
         """Return what was handed to this process."""

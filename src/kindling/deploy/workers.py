@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import uvicorn
 from typing_extensions import override
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess, multiprocess
 
 from kindling.deploy.settings import Settings
@@ -27,9 +28,11 @@ class Worker(multiprocess.Process):
 
     Attributes:
         signals: Those that the main process has received, but not handled.
+        has_started: Whether any worker has started.
     """
 
     signals: ClassVar[Sequence[int]] = ()
+    has_started: ClassVar[bool] = False
     _was_asked = False  # for a sign of life
 
     @override
@@ -46,9 +49,18 @@ class Worker(multiprocess.Process):
                 if time.monotonic() > end or not self.process.is_alive():
                     return None
             self._was_asked = False
-            return bool(self.parent_conn.recv())
+            is_ready = bool(self.parent_conn.recv())
+            Worker.has_started |= is_ready
+            return is_ready
         except (OSError, EOFError, pickle.UnpicklingError):
             return None
+
+    @property
+    @override
+    def exitcode(self) -> int | None:
+        """The exit code; a failure to start, on which the main process stops, is only one of the first workers."""
+        code = super().exitcode
+        return 1 if code == STARTUP_FAILURE and self.has_started else code
 
 
 class Workers(Multiprocess):
@@ -70,7 +82,7 @@ class Workers(Multiprocess):
         self._check: Future[Settings] | None = None
         self._to_signal: list[Any] = []
         super().__init__(config, sockets)
-        Worker.signals = self.signal_queue
+        Worker.signals, Worker.has_started = self.signal_queue, False
         multiprocess.Process = Worker  # type: ignore[misc]  # which the base class starts
 
     @override
@@ -111,6 +123,10 @@ class Workers(Multiprocess):
     @override
     def keep_subprocess_alive(self) -> None:
         """Restart workers that have ended or do not respond for a minute, and carry on with a reload."""
+        if any(worker.exitcode is not None for worker in self.processes) or not self._settings.is_published():
+            with suppress(OSError, ValueError):  # a worker that needs a file prints that it is missing
+                self._settings.publish()
+                self._settings.keep_copies()
         super().keep_subprocess_alive()
         if self._check is None and not self._requested.empty():
             names = {self._requested.get() for _ in range(self._requested.qsize())}
