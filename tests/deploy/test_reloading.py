@@ -1,5 +1,6 @@
 """When new versions of models are found, and which ones workers serve that restart."""
 
+import os
 import shutil
 import signal
 import socket
@@ -135,6 +136,19 @@ def test_a_run_that_is_training_is_taken_when_it_ends(
         time.sleep(0.3)
         assert found == []
         replace(metadata, status="finished").write(second)
+        wait_for(lambda: found == ["m"])
+
+
+def test_a_replaced_file_may_be_older_than_the_test_metrics(
+    settings: Settings, checkpoints: list[Path], folder: Path
+) -> None:
+    run = folder / "runs/r/version_0"
+    shutil.copytree(checkpoints[0].parents[1], run)
+    (run / "test_metrics.json").write_text("{}")
+    before = replace(settings, models={"m": str(run)}).resolve()
+    found: list[str] = []
+    with watch(replace(before, watch_seconds=0.02), found.extend):
+        os.utime(before.files["m"], (10**9, 10**9))
         wait_for(lambda: found == ["m"])
 
 

@@ -49,7 +49,7 @@ class Settings:
     watch_seconds: float
     ends_with_terminal: bool = False
     files: dict[str, str] = field(default_factory=dict)
-    times: dict[str, int] = field(default_factory=dict)
+    times: dict[str, tuple[int, int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     folder: str = ""
