@@ -168,6 +168,28 @@ def test_test_metrics_that_are_written_later_are_shown(
     assert model.current.predictor.card.metrics == {"test/accuracy": 0.5}
 
 
+def test_workers_count_reloads_only_of_the_models_that_were_looked_for(
+    settings: Settings, checkpoints: list[Path]
+) -> None:
+    for name in "ab":
+        shutil.copy(checkpoints[0], f"{name}.ckpt")
+    versions = dict.fromkeys("ab", settings.versions["m"])
+    both = replace(settings, models={"a": "a.ckpt", "b": "b.ckpt"}, versions=versions).resolve()
+    metrics = Metrics()
+    models = [ServedModel(name, both.open(name)[0], metrics, version=versions[name]) for name in "ab"]
+    Path("a.ckpt").write_bytes(b"broken")
+    for names in ("a", "b", "b"):
+        both = both.accept(dict.fromkeys("ab", "classification"), names)
+        both.publish()
+        for model in models:
+            reload_model(model, both)
+    lines = [line for line in metrics.render().decode().splitlines() if line.startswith("kindling_reloads_total")]
+    assert lines == [
+        'kindling_reloads_total{model="a",result="failed"} 1.0',
+        'kindling_reloads_total{model="b",result="unchanged"} 2.0',
+    ]
+
+
 def test_a_server_without_sighup_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(signal, "SIGHUP")
     predictor = Predictor(lambda inputs: inputs.sum(1), ModelCard("C", (), (2,), task="regression"))

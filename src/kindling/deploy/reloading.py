@@ -33,6 +33,8 @@ def reload_model(model: ServedModel, settings: Settings) -> bool:
             model.replace(predictor, version)
             result = "loaded"
             say(f"{model.name}: now version {version}, {path}", stderr=True)
+        elif settings.folder and model.name not in settings.requested:
+            return False
         elif model.name in settings.refused:  # the main process has printed the reason
             result = "failed"
         else:
