@@ -448,7 +448,8 @@ def test_a_killed_worker_is_replaced_after_the_temporary_folder_was_cleaned(chec
         killed = running()[0]
         shutil.rmtree(Path(killed.environ()["KINDLING_SERVE"]).parent)
         killed.kill()
-        wait_until(lambda: len(running()) == 2 and killed not in running())
+        killed.wait(30)
+        wait_until(lambda: len(running()) == 2)
         replaced = running()
         time.sleep(5)
         assert running() == replaced
