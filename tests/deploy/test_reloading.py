@@ -325,7 +325,7 @@ def test_the_main_process_of_workers_keeps_no_models(
     kept = weakref.ref(predictor.compute)
     found: list[object] = []
     monkeypatch.setattr(Workers, "run", lambda self: found.append(kept()))
-    run_server(settings, {"m": predictor}, "127.0.0.1", 0)
+    run_server(settings, {"m": predictor}, "127.0.0.1", 0, Mock())
     assert found == [None]
 
 
@@ -401,7 +401,7 @@ def test_the_exit_code_says_that_no_worker_started(
 
     monkeypatch.setattr(Workers, "run", run)
     with pytest.raises(SystemExit, match=str(STARTUP_FAILURE)):
-        run_server(settings, {"m": settings.open("m")[0]}, "127.0.0.1", 0)
+        run_server(settings, {"m": settings.open("m")[0]}, "127.0.0.1", 0, Mock())
 
 
 def test_the_end_of_a_worker_is_noticed_while_it_is_waited_for() -> None:

@@ -162,7 +162,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "an empty object": ({"inputs": {}}, 400, "without other strings"),
     "NaN": (json.dumps({"inputs": IMAGE}).replace("0.5", "NaN", 1).encode(), 400, "NaN is not a number in JSON"),
     "infinite": (json.dumps({"inputs": IMAGE}).replace("0.5", "1e999", 1).encode(), 400, "finite"),
-    "huge": (json.dumps({"inputs": IMAGE}).replace("0.5", "9" * 5000, 1).encode(), 400, ""),
+    "huge": (json.dumps({"inputs": IMAGE}).replace("0.5", "9" * 5000, 1).encode(), 400, "4300 digits"),
     "bytes": ({"inputs": [[255] * 28] * 28}, 400, "between 0 and 1"),
     "texts of all lengths": ({"inputs": ["x" * 1500] + [""] * 300_000}, 400, "inputs must be numbers"),
     "many images": ({"inputs": [[[0] * 28] * 28] * 4097}, 413, "at most 4,096 samples"),

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,8 +92,9 @@ def serve(
     for name, file in settings.files.items():
         predictors[name], versions[name] = open_version(Path(file))
     settings = replace(settings, versions=versions)
-    announce(models, {name: predictor.card for name, predictor in predictors.items()}, host, port, access_log == "-")
-    run_server(settings, predictors, host, port, pending_signals)
+    cards = {name: predictor.card for name, predictor in predictors.items()}
+    announcement = partial(announce, models, cards, host, port, access_log == "-")
+    run_server(settings, predictors, host, port, announcement, pending_signals)
 
 
 def announce(models: Sequence[str], cards: Mapping[str, ModelCard], host: str, port: int, stderr: bool) -> None:

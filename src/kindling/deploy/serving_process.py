@@ -4,9 +4,10 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI
+from typing_extensions import override
 from uvicorn.config import STARTUP_FAILURE
 
 from kindling.deploy.addresses import KEY
@@ -34,8 +36,27 @@ from kindling.utils.text import shorten
 MAX_OPEN_FILES = 65_536  # of a process: its connections, if the system allows as many
 
 
+class AnnouncedServer(uvicorn.Server):
+    """A server that calls a function when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
 def run_server(
-    settings: Settings, predictors: Mapping[str, Predictor], host: str, port: int, pending_signals: Sequence[int] = ()
+    settings: Settings,
+    predictors: Mapping[str, Predictor],
+    host: str,
+    port: int,
+    announce: Callable[[], object],
+    pending_signals: Sequence[int] = (),
 ) -> None:
     """Serve until a signal stops the server.
 
@@ -44,6 +65,7 @@ def run_server(
         predictors: The models by their names; unusable afterwards if there are several workers.
         host: Address to listen on.
         port: Port to listen on.
+        announce: Called when the server has started.
         pending_signals: See `record_sighups`.
     """
     options: dict[str, Any] = {
@@ -61,7 +83,8 @@ def run_server(
     raise_file_limit()
     if settings.workers == 1:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(build_app(settings, predictors, pending_signals), **options)).run()
+            app = build_app(settings, predictors, pending_signals)
+            AnnouncedServer(uvicorn.Config(app, **options), announce).run()
         return
     tasks = {name: predictor.card.task for name, predictor in predictors.items()}
     for predictor in predictors.values():
@@ -73,7 +96,7 @@ def run_server(
         settings.keep_copies()
         settings.publish()
         config = uvicorn.Config(f"{__name__}:worker_app", factory=True, workers=settings.workers, **options)
-        workers = Workers(config, [config.bind_socket()], settings, tasks)
+        workers = Workers(config, [config.bind_socket()], settings, tasks, announce)
         workers.signal_queue += pending_signals
         with watch(watched, workers.reload):
             workers.run()

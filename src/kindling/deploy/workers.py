@@ -4,7 +4,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
@@ -71,12 +71,19 @@ class Workers(Multiprocess):
         sockets: Where to listen.
         settings: What the workers serve.
         tasks: The task of each model, by its name.
+        announce: Called when the first worker has started.
     """
 
     def __init__(
-        self, config: uvicorn.Config, sockets: list[Any], settings: Settings, tasks: Mapping[str, Any]
+        self,
+        config: uvicorn.Config,
+        sockets: list[Any],
+        settings: Settings,
+        tasks: Mapping[str, Any],
+        announce: Callable[[], object] = int,
     ) -> None:
-        self._settings, self._tasks = settings, tasks
+        self._settings, self._tasks, self._announce = settings, tasks, announce
+        self._is_announced = False
         self._requested: SimpleQueue[str] = SimpleQueue()
         self._thread = ThreadPoolExecutor(1)
         self._check: Future[Settings] | None = None
@@ -128,6 +135,9 @@ class Workers(Multiprocess):
                 self._settings.publish()
                 self._settings.keep_copies()
         super().keep_subprocess_alive()
+        if Worker.has_started and not self._is_announced:
+            self._is_announced = True
+            self._announce()
         if self._check is None and not self._requested.empty():
             names = {self._requested.get() for _ in range(self._requested.qsize())}
             self._check = self._thread.submit(self._settings.accept, self._tasks, names)
