@@ -49,7 +49,7 @@ def reload_model(model: ServedModel, settings: Settings) -> bool:
 def freeze_garbage_collector() -> None:
     """Exclude the objects that exist now, a million of torch and the models, from the search for unused cycles.
 
-    It would stop all requests for a tenth of a second now and then.
+    The search would stop all requests now and then; here it does once, for about half a second.
     """
     gc.unfreeze()  # of an earlier call, for a model that is no longer served
     gc.collect()
