@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -27,6 +26,7 @@ from kindling.deploy.reloading import freeze_garbage_collector, reload_model, wa
 from kindling.deploy.served_models import ServedModel
 from kindling.deploy.server import Service
 from kindling.deploy.settings import Settings
+from kindling.deploy.shared_folder import shared_folder
 from kindling.deploy.sighup import has_terminal, record_sighups
 from kindling.deploy.workers import Workers
 from kindling.training.orphans import exit_when_orphaned
@@ -90,7 +90,7 @@ def run_server(
     for predictor in predictors.values():
         del predictor.compute  # the network: this process only watches the workers, which load their own
     gc.collect()
-    with tempfile.TemporaryDirectory(prefix="kindling-serve-", ignore_cleanup_errors=True) as folder:
+    with shared_folder() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         watched, settings = settings, replace(settings, folder=folder, parent=os.getpid(), watch_seconds=0)
         settings.keep_copies()
