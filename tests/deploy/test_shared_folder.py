@@ -32,7 +32,7 @@ def test_folders_of_servers_that_were_killed_are_removed(folder: Path, monkeypat
     )
     assert killed.stdout
     assert running.stdout
-    left, used = (Path(process.stdout.readline().strip()) for process in (killed, running))
+    left, used = (Path(stdout.readline().strip()) for stdout in (killed.stdout, running.stdout))
     killed.kill()
     killed.wait()
     (left / "model").touch()
