@@ -11,7 +11,7 @@ from kindling.deploy.metrics import Metrics
 
 
 def test_a_failed_batch_does_not_affect_the_next() -> None:
-    failures: list[Tensor | Exception] = [ValueError("no"), torch.zeros(5, 2), MemoryError("full")]
+    failures: list[Tensor | Exception] = [ValueError("no"), torch.zeros(5, 2), MemoryError("full"), StopIteration()]
 
     def compute(inputs: Tensor) -> Tensor:
         found = failures.pop(0) if failures else inputs * 2
@@ -21,7 +21,7 @@ def test_a_failed_batch_does_not_affect_the_next() -> None:
 
     async def ask() -> None:
         batcher = Batcher(compute, batch_size=4)
-        for _ in range(3):
+        for _ in range(4):
             with pytest.raises((ValueError, RuntimeError, MemoryError)):
                 await asyncio.wait_for(batcher.submit(torch.ones(1, 2)), 10)
         for number in range(5):

@@ -79,6 +79,47 @@ def test_a_long_head_and_a_body_in_one_part_are_read(connection: socket.socket) 
         connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID)
 
 
+@pytest.mark.parametrize("size", [3, 7, 100_000])
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
+        b"UPGRADE: websocket\r\nConnection: upgrade\r\n",
+    ],
+)
+def test_an_offer_of_another_protocol_is_ignored(connection: socket.socket, offer: bytes, size: int) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    post = PREDICT % len(VALID) + offer + b"\r\n" + VALID
+    get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + offer + b"\r\n"
+    for sent, expected in ((post, {"predictions": [{"value": 3}]}), (get, {"status": "ok"})) * 2:
+        for start in range(0, len(sent), size):
+            connection.sendall(sent[start : start + size])
+            time.sleep(0.0002 if size < 100 else 0)
+        assert read_response(connection)[:2] == (200, expected)
+
+
+def test_a_body_keeps_lines_that_look_like_headers(connection: socket.socket) -> None:
+    body = b'{"inputs":\nUpgrade: x\n\nu'
+    for head, rest in ((b"\r\n" + body[:-1], b"u"), (b"", b"\r\n" + body), (b"\r", b"\n" + body)):
+        connection.sendall(PREDICT % len(body) + head)
+        time.sleep(0.05)
+        connection.sendall(rest)
+        status, found, _ = read_response(connection)
+        assert (status, "line 2, column 1;" in found["error"]) == (400, True)
+
+
+def test_pipelined_requests_are_read_however_they_are_cut(connection: socket.socket) -> None:
+    both = (PREDICT % len(VALID) + b"\r\n" + VALID) * 2
+    for cut in range(len(both) // 2, len(both), 5):
+        connection.sendall(both[:cut])
+        time.sleep(0.001)
+        connection.sendall(both[cut:])
+        received = b""
+        while received.count(b"predictions") < 2 or not received.endswith(b"]}"):
+            received += connection.recv(10_000)
+        assert received.count(b"HTTP/1.1 200 ") == 2
+
+
 def test_what_is_not_http_is_refused_as_json(connection: socket.socket) -> None:
     connection.sendall(b"nonsense\r\n\r\n")
     assert read_response(connection)[:2] == (400, {"error": "the request is not valid HTTP"})
@@ -91,6 +132,25 @@ def test_a_connection_without_a_complete_head_is_closed(connection: socket.socke
     start = time.monotonic()
     assert is_closed(connection)
     assert 0.3 < time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("start", [b"POST /predict HTTP/1.1\r\nA", b"P"])
+def test_a_part_of_a_head_behind_a_request_is_not_awaited_for_long(connection: socket.socket, start: bytes) -> None:
+    connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID + start)
+    assert read_response(connection)[0] == 200
+    began = time.monotonic()
+    connection.settimeout(3)
+    assert is_closed(connection)
+    assert time.monotonic() - began > 0.3
+
+
+def test_a_pipelined_head_is_limited(connection: socket.socket) -> None:
+    connection.sendall(PREDICT % len(VALID) + b"\r\n" + VALID + b"GET /")
+    assert read_response(connection)[0] == 200
+    connection.sendall(b"x" * MAX_HEAD_BYTES)
+    time.sleep(0.05)
+    connection.sendall(b"x")
+    assert read_response(connection)[0] == 431
 
 
 def test_a_trickle_after_a_refused_request_does_not_keep_the_connection(connection: socket.socket) -> None:
@@ -159,3 +219,51 @@ def test_trailers_are_limited(connection: socket.socket) -> None:
             connection.sendall(b"a" * MAX_HEAD_BYTES)
             time.sleep(0.01)
     assert is_closed(connection)
+
+
+@pytest.fixture
+def unread(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[socket.socket]]:
+    """Return connections that ask for files without a key, until the server waits for them, and never read."""
+    monkeypatch.setattr(gateway, "MAX_RUNNING", 2)
+    request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        connections = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for connection in connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((server.host, server.port))
+            connection.sendall(request * 20)
+        wait_for_status(server, 503)
+        yield connections
+
+
+def wait_for_status(server: Server, expected: int) -> None:
+    end = time.monotonic() + 10
+    while server.ask("GET", "/docs")[0] != expected:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_unread_public_files_do_not_keep_other_requests_waiting(server: Server, unread: list[socket.socket]) -> None:
+    assert server.ask("GET", "/info")[0] == 200
+    assert server.predict(VALID)[0] == 200
+
+
+def test_clients_that_do_not_read_are_disconnected(
+    server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 1)
+    request.getfixturevalue("unread")
+    wait_for_status(server, 200)
+
+
+def test_a_client_that_reads_slowly_gets_its_response(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.5)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((server.host, server.port))
+        connection.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        received = 0
+        while part := connection.recv(8192):
+            received += len(part)
+            time.sleep(0.002)
+    assert received > 10**6

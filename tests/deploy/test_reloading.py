@@ -1,5 +1,6 @@
 """When new versions of models are found, and which ones workers serve that restart."""
 
+import os
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
@@ -22,6 +24,7 @@ from kindling.deploy.metrics import Metrics
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import reload_model, watch
+from kindling.deploy.serve import serve
 from kindling.deploy.served_models import ServedModel, open_version, version_of
 from kindling.deploy.serving_process import build_app, run_server, worker_app
 from kindling.deploy.settings import Settings
@@ -136,6 +139,19 @@ def test_a_run_that_is_training_is_taken_when_it_ends(
         wait_for(lambda: found == ["m"])
 
 
+def test_a_replaced_file_may_be_older_than_the_test_metrics(
+    settings: Settings, checkpoints: list[Path], folder: Path
+) -> None:
+    run = folder / "runs/r/version_0"
+    shutil.copytree(checkpoints[0].parents[1], run)
+    (run / "test_metrics.json").write_text("{}")
+    before = replace(settings, models={"m": str(run)}).resolve()
+    found: list[str] = []
+    with watch(replace(before, watch_seconds=0.02), found.extend):
+        os.utime(before.files["m"], (10**9, 10**9))
+        wait_for(lambda: found == ["m"])
+
+
 def test_test_metrics_that_are_written_later_are_shown(
     settings: Settings, checkpoints: list[Path], folder: Path
 ) -> None:
@@ -150,6 +166,28 @@ def test_test_metrics_that_are_written_later_are_shown(
         wait_for(lambda: found == ["m"])
     assert not reload_model(model, single)
     assert model.current.predictor.card.metrics == {"test/accuracy": 0.5}
+
+
+def test_workers_count_reloads_only_of_the_models_that_were_looked_for(
+    settings: Settings, checkpoints: list[Path]
+) -> None:
+    for name in "ab":
+        shutil.copy(checkpoints[0], f"{name}.ckpt")
+    versions = dict.fromkeys("ab", settings.versions["m"])
+    both = replace(settings, models={"a": "a.ckpt", "b": "b.ckpt"}, versions=versions).resolve()
+    metrics = Metrics()
+    models = [ServedModel(name, both.open(name)[0], metrics, version=versions[name]) for name in "ab"]
+    Path("a.ckpt").write_bytes(b"broken")
+    for names in ("a", "b", "b"):
+        both = both.accept(dict.fromkeys("ab", "classification"), names)
+        both.publish()
+        for model in models:
+            reload_model(model, both)
+    lines = [line for line in metrics.render().decode().splitlines() if line.startswith("kindling_reloads_total")]
+    assert lines == [
+        'kindling_reloads_total{model="a",result="failed"} 1.0',
+        'kindling_reloads_total{model="b",result="unchanged"} 2.0',
+    ]
 
 
 def test_a_server_without_sighup_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +208,7 @@ class Starting:
     """A worker that has not started."""
 
     pid = 0
+    exitcode = None
 
     def __init__(self) -> None:
         self.started = False
@@ -260,6 +299,8 @@ def test_an_error_of_the_main_process_ends_its_workers(
     ended: list[str] = []
 
     class Fake(Starting):
+        process = Mock(is_alive=Mock(return_value=False))
+
         def terminate(self) -> None:
             ended.append("terminated")
 
@@ -284,22 +325,72 @@ def test_the_main_process_of_workers_keeps_no_models(
     kept = weakref.ref(predictor.compute)
     found: list[object] = []
     monkeypatch.setattr(Workers, "run", lambda self: found.append(kept()))
-    run_server(settings, {"m": predictor}, "127.0.0.1", 0)
+    run_server(settings, {"m": predictor}, "127.0.0.1", 0, Mock())
     assert found == [None]
 
 
-def test_a_server_whose_first_workers_fail_ends_with_one_line(
-    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("is_published", [True, False])
+def test_a_worker_that_fails_to_start_prints_one_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_published: bool
 ) -> None:
     monkeypatch.setattr(serving_process, "exit_when_orphaned", lambda parent: None)
     monkeypatch.setattr(Settings, "open", lambda self, name: open_version(Path("nowhere.ckpt")))
     settings.publish()
-    for code in (STARTUP_FAILURE, 1):  # after the first one has started, it is started again
-        with pytest.raises(SystemExit) as ended:
+    if not is_published:
+        Path("shared/settings.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        worker_app()
+    error = capsys.readouterr().err
+    assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (STARTUP_FAILURE, 1, True)
+
+
+def test_only_a_failure_of_the_first_workers_ends_the_server(settings: Settings, handlers: None) -> None:
+    Workers(uvicorn.Config("x:y", workers=1), [], settings, {})
+    first, second = (Worker.__new__(Worker) for _ in range(2))
+    first.process = Mock(exitcode=STARTUP_FAILURE)
+    second.process, (second.parent_conn, second.child_conn) = Mock(), Pipe()
+    assert first.exitcode == STARTUP_FAILURE
+    for is_ready in (False, True):
+        second.child_conn.send(is_ready)
+        assert second.is_alive()
+        assert (first.exitcode == STARTUP_FAILURE) is not is_ready
+
+
+def test_the_files_of_workers_are_written_again_if_they_were_deleted(settings: Settings, handlers: None) -> None:
+    workers = Workers(uvicorn.Config("x:y", workers=1), [], settings, {})
+    settings.publish()
+    shutil.rmtree("shared")
+    workers.keep_subprocess_alive()
+    publish(b"broken")
+    assert Settings.published().open("m")[1] == settings.versions["m"]
+
+
+@pytest.mark.parametrize("starts", ["the server", "a worker"])
+def test_models_are_opened_with_the_threads_of_a_worker(
+    settings: Settings, handlers: None, monkeypatch: pytest.MonkeyPatch, starts: str
+) -> None:
+    """An ONNX file keeps the number of threads with which it was opened."""
+    found: list[int] = []
+    original = served_models.open_model
+
+    def open_model(path: Path) -> Predictor:
+        found.append(torch.get_num_threads())
+        return original(path)
+
+    monkeypatch.setattr(served_models, "open_model", open_model)
+    monkeypatch.setattr(serving_process, "run_server", Mock())
+    monkeypatch.setattr(serving_process, "exit_when_orphaned", Mock())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        if starts == "the server":
+            serve("m=m.ckpt", workers=2, port=0)
+        else:
+            settings.publish()
             worker_app()
-        error = capsys.readouterr().err
-        assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (code, 1, True)
-        Path("shared/started").touch()
+        assert (found, torch.get_num_threads()) == ([3], 3)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_exit_code_says_that_no_worker_started(
@@ -310,7 +401,7 @@ def test_the_exit_code_says_that_no_worker_started(
 
     monkeypatch.setattr(Workers, "run", run)
     with pytest.raises(SystemExit, match=str(STARTUP_FAILURE)):
-        run_server(settings, {"m": settings.open("m")[0]}, "127.0.0.1", 0)
+        run_server(settings, {"m": settings.open("m")[0]}, "127.0.0.1", 0, Mock())
 
 
 def test_the_end_of_a_worker_is_noticed_while_it_is_waited_for() -> None:
@@ -321,3 +412,20 @@ def test_the_end_of_a_worker_is_noticed_while_it_is_waited_for() -> None:
     start = time.monotonic()
     assert not worker.ping(60)
     assert time.monotonic() - start < 10
+
+
+def test_a_signal_is_noticed_while_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker.__new__(Worker)
+    worker.parent_conn, worker.child_conn = Pipe()
+    worker.process = Mock()
+    signals: list[int] = []
+    monkeypatch.setattr(Worker, "signals", signals)
+    threading.Timer(0.1, signals.append, [signal.SIGTERM]).start()
+    start = time.monotonic()
+    assert (worker.is_alive(60), worker.is_ready(60)) == (True, False)
+    assert time.monotonic() - start < 10
+    signals.clear()
+    worker.child_conn.send(True)
+    assert worker.is_ready(60)
+    assert worker.child_conn.recv() == b"ping"
+    assert not worker.child_conn.poll()  # a worker that is slow is asked once

@@ -71,6 +71,30 @@ def test_rows_are_counted_before_they_are_encoded(monkeypatch: pytest.MonkeyPatc
         assert server.predict({"rows": [{"c": "a"}] * 4096})[0] == 200
 
 
+def test_a_body_waits_for_a_limited_time_to_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go = threading.Semaphore(0), threading.Event()
+
+    def decode(*inputs: Any) -> Tensor:
+        entered.release()
+        go.wait(30)
+        return torch.zeros(1, 3, 4, 4)
+
+    monkeypatch.setattr(request_bodies, "from_images", decode)
+    monkeypatch.setattr(request_bodies, "MAX_WAITING_SECONDS", 0.1)
+    with serving_here(app_of(Predictor(halves, ModelCard("P", ("a", "b"), (3, 4, 4))))) as server:
+        threads = [threading.Thread(target=server.predict, args=(b"photo",)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+            assert entered.acquire(timeout=30)
+        status, found, headers = server.ask("POST", "/predict", b"photo")
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert (status, "retry-after" in headers) == (503, True)
+        assert found["error"].startswith("the request has waited for ")
+        assert server.predict(b"photo")[0] == 200
+
+
 def test_bodies_that_are_arriving_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_bodies, "MAX_PENDING_BYTES", 100_000)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n"

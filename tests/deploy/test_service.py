@@ -436,6 +436,40 @@ def test_a_killed_worker_is_replaced_under_load(checkpoints: list[Path]) -> None
         assert server.predict(body)[0] == 200
 
 
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_after_the_temporary_folder_was_cleaned(checkpoints: list[Path]) -> None:
+    with serving("--ckpt_path", checkpoints[0], "--workers", 2) as server:
+
+        def running() -> list[psutil.Process]:
+            return [child for child in psutil.Process(server.pid).children() if is_worker(child)]
+
+        wait_until(lambda: len(running()) == 2)
+        time.sleep(2)
+        killed = running()[0]
+        shutil.rmtree(Path(killed.environ()["KINDLING_SERVE"]).parent)
+        killed.kill()
+        killed.wait(30)
+        wait_until(lambda: len(running()) == 2)
+        replaced = running()
+        time.sleep(5)
+        assert running() == replaced
+        metrics(server)  # checks that it responds
+
+
+@pytest.mark.slow
+def test_a_hanging_worker_hardly_delays_the_end_of_the_server(checkpoints: list[Path]) -> None:
+    with serving("--ckpt_path", checkpoints[0], "--workers", 2) as server:
+        assert server.process
+        workers = [child for child in psutil.Process(server.pid).children() if is_worker(child)]
+        workers[0].suspend()
+        time.sleep(2)  # the main process waits for its sign of life
+        start = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - start < 39
+        assert psutil.wait_procs(workers, timeout=1)[1] == []
+
+
 def is_worker(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         return process.status() != psutil.STATUS_ZOMBIE and any("spawn_main" in word for word in process.cmdline())

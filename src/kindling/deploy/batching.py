@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kindling.deploy.metrics import ModelMetrics
 
 MAX_WAITING_SECONDS = 30.0  # clients have given up by then
+WAITED_TOO_LONG = f"the request has waited for {MAX_WAITING_SECONDS:g} s: try again in a moment"
 INLINE_SECONDS = 0.001  # a batch that takes less is computed in the event loop: a thread would cost more
 
 
@@ -104,9 +105,12 @@ class Batcher:
 
     async def _compute(self, inputs: Tensor, is_probe: bool) -> Tensor:
         def compute() -> Tensor:
-            if len(inputs) <= self.batch_size:
-                return self.compute(inputs)
-            return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
+            try:
+                if len(inputs) <= self.batch_size:
+                    return self.compute(inputs)
+                return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
+            except StopIteration as error:  # no future can have it, so that its requests would wait forever
+                raise RuntimeError("the model raised StopIteration") from error
 
         start = time.perf_counter()
         if self._is_quick and len(inputs) <= self.batch_size:
@@ -131,8 +135,7 @@ class Batcher:
             if request.result.done():  # canceled
                 continue
             if request.since < oldest:
-                reason = f"the request has waited for {MAX_WAITING_SECONDS:g} s: try again in a moment"
-                request.result.set_exception(QueueFullError(reason))
+                request.result.set_exception(QueueFullError(WAITED_TOO_LONG))
                 continue
             batch.append(request)
             samples += len(request.inputs)

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from kindling.utils.inputs import decode_image
 from kindling.utils.tensors import to_float, to_input_tensor
 
 MAX_PIXELS = 16_000_000  # of a decoded image, 0.6 GB; a large JPEG is decoded at reduced size, so any photo passes
+EXPLAINED_BYTES = 1_000_000  # of broken JSON: reading a longer body again would delay other requests
+ROWS = re.compile(rb'\s*\{\s*"rows"\s*:')
 MAX_CELL = 1e300  # numbers of a table are smaller, so that scaling them does not overflow
 
 Files = list[tuple[str, bytes]]  # names and contents
@@ -48,8 +51,11 @@ def from_json(body: bytes, predictor: Predictor, check_sample_count: CheckSample
     Raises:
         ValueError: If the body has another form.
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
+    if predictor.card.columns is None and ROWS.match(body):
+        raise ValueError(f"the model takes {predictor.takes}, not rows of a table")
     try:
-        content = _parse_json(body.removeprefix(codecs.BOM_UTF8))
+        content = _parse_json(body)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the body is not valid JSON: {_explain_json_error(error)}") from error
     if not isinstance(content, dict) or len(content.keys() & {"inputs", "rows"}) != 1:
@@ -64,9 +70,10 @@ def from_json(body: bytes, predictor: Predictor, check_sample_count: CheckSample
         check_sample_count(len(inputs))
         return inputs
     rows = content["rows"]
+    if isinstance(rows, list):
+        check_sample_count(len(rows))
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError('rows must be a list of objects, one per row: [{"age": 30}]')
-    check_sample_count(len(rows))
     if any(isinstance(value, list | dict) for row in rows for value in row.values()):
         raise ValueError("the values of a row must be numbers, text, true, false or null")
     if any(isinstance(value, int | float) and not abs(value) < MAX_CELL for row in rows for value in row.values()):
@@ -78,6 +85,8 @@ def _parse_json(body: bytes) -> Any:
     try:
         return pydantic_core.from_json(body, allow_inf_nan=False)  # twice as fast as `json`,
     except ValueError:  # which also reads UTF-16 and explains errors
+        if len(body) > EXPLAINED_BYTES:
+            raise
         return json.loads(body, parse_constant=_refuse_constant)
 
 

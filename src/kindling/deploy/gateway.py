@@ -23,7 +23,7 @@ from kindling.utils.text import shorten
 
 OTHER = "other"  # label of paths that the server does not have: a client could send any number of them
 ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
-MAX_RUNNING = 2048  # requests of a process
+MAX_RUNNING = 2048  # requests of a process; as many again of public paths
 PROBES = ("/health", "/ready")  # handled even by a busy server
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Gateway:
     ) -> None:
         self.app, self.key, self.metrics, self.paths, self.public_paths = app, key, metrics, paths, public_paths
         self.access_log = AccessLog(access_log) if access_log else None
-        self._running = 0
+        self._running = {True: 0, False: 0}  # of public paths and others: the former must not keep the latter waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -75,15 +75,19 @@ class Gateway:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
-        self._running += 1
+        is_public = scope["path"] in self.public_paths
         try:
-            if scope["path"] not in self.public_paths:
+            if not is_public:
                 authorize(headers, self.key)
-            if self._running > MAX_RUNNING and scope["path"] not in PROBES:
+            if self._running[is_public] >= MAX_RUNNING and scope["path"] not in PROBES:
                 raise HTTPException(
                     503, f"{MAX_RUNNING:,} requests are running: try again in a moment", {"Retry-After": "1"}
                 )
-            await self.app(scope, receive, send_with_id)
+            self._running[is_public] += 1
+            try:
+                await self.app(scope, receive, send_with_id)
+            finally:
+                self._running[is_public] -= 1
         except HTTPException as error:
             await error_response(scope, error)(scope, receive, send_with_id)
         except Exception:
@@ -93,7 +97,6 @@ class Gateway:
             hidden = HTTPException(500, f"internal error: see the log of the server, request {scope['request_id']}")
             await error_response(scope, hidden)(scope, receive, send_with_id)
         finally:
-            self._running -= 1
             status = status or 500  # canceled
             seconds = time.perf_counter() - start
             path = scope["path"] if scope["path"] in self.paths else OTHER

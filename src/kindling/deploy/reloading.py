@@ -33,6 +33,8 @@ def reload_model(model: ServedModel, settings: Settings) -> bool:
             model.replace(predictor, version)
             result = "loaded"
             say(f"{model.name}: now version {version}, {path}", stderr=True)
+        elif settings.folder and model.name not in settings.requested:
+            return False
         elif model.name in settings.refused:  # the main process has printed the reason
             result = "failed"
         else:
@@ -47,7 +49,7 @@ def reload_model(model: ServedModel, settings: Settings) -> bool:
 def freeze_garbage_collector() -> None:
     """Exclude the objects that exist now, a million of torch and the models, from the search for unused cycles.
 
-    It would stop all requests for a tenth of a second now and then.
+    The search would stop all requests now and then; here it does once, for about half a second.
     """
     gc.unfreeze()  # of an earlier call, for a model that is no longer served
     gc.collect()

@@ -4,8 +4,8 @@ import asyncio
 import codecs
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from math import prod
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from torch import Tensor
 
+from kindling.deploy.batching import MAX_WAITING_SECONDS, WAITED_TOO_LONG, QueueFullError
 from kindling.deploy.body_contents import CheckSampleCount, Files, from_images, from_json
 from kindling.deploy.predictor import Predictor
 from kindling.utils.text import count_noun
@@ -99,6 +100,7 @@ class BodyReader:
             ValueError: If the model does not take such a body.
             HTTPException: If the body is too long or incomplete, has too many samples, or too many requests are being
                 processed.
+            QueueFullError: If it has waited for too long.
         """
 
         def check_sample_count(samples: int) -> None:
@@ -145,10 +147,22 @@ class BodyReader:
             convert = partial(from_json, body, predictor, check_sample_count)
             if len(body) <= INLINE_BYTES:
                 return convert()
-        async with self._reading:
+        async with self._turn():
             if await request.is_disconnected():
                 raise HTTPException(400, "the client has disconnected")
             return await asyncio.to_thread(convert)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(MAX_WAITING_SECONDS):
+                await self._reading.acquire()
+        except TimeoutError as error:
+            raise QueueFullError(WAITED_TOO_LONG) from error
+        try:
+            yield
+        finally:
+            self._reading.release()
 
 
 async def form_files(request: Request, body: bytes) -> Files:

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def serve(
     if watch_seconds and workers > 1 and not hasattr(signal, "SIGHUP"):
         raise ValueError("watch_seconds needs --workers 1 on Windows, which has no SIGHUP")
     from kindling.deploy.served_models import open_version
-    from kindling.deploy.serving_process import run_server
+    from kindling.deploy.serving_process import limit_threads, run_server
     from kindling.deploy.settings import Settings
 
     settings = Settings(
@@ -85,13 +86,15 @@ def serve(
     ).resolve()
     port = free_port(host, port)
     pending_signals = record_sighups()
+    limit_threads(workers)
     predictors: dict[str, Predictor] = {}
     versions: dict[str, str] = {}
     for name, file in settings.files.items():
         predictors[name], versions[name] = open_version(Path(file))
     settings = replace(settings, versions=versions)
-    announce(models, {name: predictor.card for name, predictor in predictors.items()}, host, port, access_log == "-")
-    run_server(settings, predictors, host, port, pending_signals)
+    cards = {name: predictor.card for name, predictor in predictors.items()}
+    announcement = partial(announce, models, cards, host, port, access_log == "-")
+    run_server(settings, predictors, host, port, announcement, pending_signals)
 
 
 def announce(models: Sequence[str], cards: Mapping[str, ModelCard], host: str, port: int, stderr: bool) -> None:

@@ -33,16 +33,16 @@ def find_model(source: str) -> Path:
     return path
 
 
-def written_at(path: Path) -> int:
-    """Return when the file of a model, or the test metrics of its run, were last written, in nanoseconds.
+def written_at(path: Path) -> tuple[int, int]:
+    """Return when the file of a model and the test metrics of its run (0 for none) were last written, in nanoseconds.
 
     Raises:
         FileNotFoundError: If the file does not exist.
     """
-    times = [path.stat().st_mtime_ns]
+    file, metrics = path.stat().st_mtime_ns, 0
     with suppress(FileNotFoundError):
-        times.append(metrics_file(path).stat().st_mtime_ns)
-    return max(times)
+        metrics = metrics_file(path).stat().st_mtime_ns
+    return file, metrics
 
 
 def open_model(path: Path) -> Predictor:

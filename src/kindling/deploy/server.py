@@ -32,8 +32,6 @@ MAX_TOP = 9999
 PROBE_SECONDS = 5.0  # within which a model that is ready predicts a sample
 DOCS_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")  # in the package fastapi-swagger
 
-PUBLIC_PATHS = ("/", *PROBES, "/docs", *DOCS_FILES)  # ends of paths that need no key
-
 logger = logging.getLogger(__name__)
 
 Top = Annotated[int, Query(ge=1, le=MAX_TOP, description="Number of classes to list, most probable first.")]
@@ -101,7 +99,8 @@ class Service:
         for name in DOCS_FILES:
             add(f"/docs/{name}", file(files("fastapi_swagger") / "resources" / name), include_in_schema=False)
         paths = {route.path: model_by_path.get(route.path, "") for route in app.routes if isinstance(route, APIRoute)}
-        public = {path for path in paths if path.endswith(PUBLIC_PATHS)}
+        pages = (f"{prefix}/" for prefix in self.prefixes)
+        public = {*pages, *PROBES, "/docs", *(f"/docs/{name}" for name in DOCS_FILES)}
         app.add_middleware(Gateway, self.key, self.metrics, paths, public, self.access_log)
         return app
 

@@ -4,9 +4,9 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import uvicorn
 from fastapi import FastAPI
+from typing_extensions import override
 from uvicorn.config import STARTUP_FAILURE
 
 from kindling.deploy.addresses import KEY
@@ -25,6 +26,7 @@ from kindling.deploy.reloading import freeze_garbage_collector, reload_model, wa
 from kindling.deploy.served_models import ServedModel
 from kindling.deploy.server import Service
 from kindling.deploy.settings import Settings
+from kindling.deploy.shared_folder import shared_folder
 from kindling.deploy.sighup import has_terminal, record_sighups
 from kindling.deploy.workers import Workers
 from kindling.training.orphans import exit_when_orphaned
@@ -32,11 +34,29 @@ from kindling.utils.console import say
 from kindling.utils.text import shorten
 
 MAX_OPEN_FILES = 65_536  # of a process: its connections, if the system allows as many
-STARTED = "started"  # file that the first worker creates when it has started
+
+
+class AnnouncedServer(uvicorn.Server):
+    """A server that calls a function when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
 
 
 def run_server(
-    settings: Settings, predictors: Mapping[str, Predictor], host: str, port: int, pending_signals: Sequence[int] = ()
+    settings: Settings,
+    predictors: Mapping[str, Predictor],
+    host: str,
+    port: int,
+    announce: Callable[[], object],
+    pending_signals: Sequence[int] = (),
 ) -> None:
     """Serve until a signal stops the server.
 
@@ -45,6 +65,7 @@ def run_server(
         predictors: The models by their names; unusable afterwards if there are several workers.
         host: Address to listen on.
         port: Port to listen on.
+        announce: Called when the server has started.
         pending_signals: See `record_sighups`.
     """
     options: dict[str, Any] = {
@@ -62,19 +83,20 @@ def run_server(
     raise_file_limit()
     if settings.workers == 1:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(build_app(settings, predictors, pending_signals), **options)).run()
+            app = build_app(settings, predictors, pending_signals)
+            AnnouncedServer(uvicorn.Config(app, **options), announce).run()
         return
     tasks = {name: predictor.card.task for name, predictor in predictors.items()}
     for predictor in predictors.values():
         del predictor.compute  # the network: this process only watches the workers, which load their own
     gc.collect()
-    with tempfile.TemporaryDirectory(prefix="kindling-serve-", ignore_cleanup_errors=True) as folder:
+    with shared_folder() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         watched, settings = settings, replace(settings, folder=folder, parent=os.getpid(), watch_seconds=0)
         settings.keep_copies()
         settings.publish()
         config = uvicorn.Config(f"{__name__}:worker_app", factory=True, workers=settings.workers, **options)
-        workers = Workers(config, [config.bind_socket()], settings, tasks)
+        workers = Workers(config, [config.bind_socket()], settings, tasks, announce)
         workers.signal_queue += pending_signals
         with watch(watched, workers.reload):
             workers.run()
@@ -98,20 +120,19 @@ def raise_file_limit() -> None:
 def worker_app() -> FastAPI:
     """Return the application of a worker process, configured by the environment."""
     pending_signals = record_sighups()
-    settings = Settings.published()
-    exit_when_orphaned(settings.parent)
     try:
+        settings = Settings.published()
+        exit_when_orphaned(settings.parent)
+        limit_threads(settings.workers)
         predictors = {name: settings.open(name)[0] for name in settings.files}
         return build_app(settings, predictors, pending_signals)
     except Exception as error:
         say(f"a worker failed to start: {shorten(str(error) or type(error).__name__)}", stderr=True)
-        # The main process stops on a failure of the first workers; a later one is restarted.
-        sys.exit(1 if Path(settings.folder, STARTED).exists() else STARTUP_FAILURE)
+        sys.exit(STARTUP_FAILURE)
 
 
 def build_app(settings: Settings, predictors: Mapping[str, Predictor], pending_signals: Sequence[int] = ()) -> FastAPI:
     """Return the application of one process."""
-    torch.set_num_threads(count_threads(settings.workers))
     metrics = Metrics(Path(settings.folder) if settings.folder else None)
     models = [
         ServedModel(name, predictor, metrics, settings.batch_size, settings.versions[name])
@@ -146,17 +167,15 @@ def build_app(settings: Settings, predictors: Mapping[str, Predictor], pending_s
             loop.add_signal_handler(signal.SIGHUP, handle_hup)
         if pending_signals:
             handle_hup()
-        if settings.folder:
-            Path(settings.folder, STARTED).touch()
         with watch(settings, lambda names: loop.call_soon_threadsafe(start_reload, names)):
             yield
 
     return service.app(lifespan)
 
 
-def count_threads(workers: int) -> int:
-    """Return the number of computing threads of a worker: its share of the cores, minus one that reads requests.
+def limit_threads(workers: int) -> None:
+    """Give a worker its share of the cores to compute, minus one that reads requests; before its models are opened.
 
     More would be many times slower, since computing threads busy-wait for each other.
     """
-    return max(1, torch.get_num_threads() // workers - 1)
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers - 1))

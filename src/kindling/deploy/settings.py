@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,7 +36,8 @@ class Settings:
         times: See `written_at`.
         versions: The versions in these files: a worker that restarts later serves the same ones as the others, even
             if a file was overwritten with one that cannot be served.
-        refused: Models whose newest version could not be loaded at the last reload.
+        requested: Models whose newest version the last reload looked for; with workers.
+        refused: Those of them that could not be loaded.
         folder: Folder in which workers collect their metrics, and which has copies of the files; empty for one process.
         parent: PID of the main process.
     """
@@ -49,8 +50,9 @@ class Settings:
     watch_seconds: float
     ends_with_terminal: bool = False
     files: dict[str, str] = field(default_factory=dict)
-    times: dict[str, int] = field(default_factory=dict)
+    times: dict[str, tuple[int, int]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    requested: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     folder: str = ""
     parent: int = 0
@@ -88,12 +90,16 @@ class Settings:
             path.write_text(json.dumps(asdict(self)), "utf-8")
         os.environ[SETTINGS] = str(file)
 
+    def is_published(self) -> bool:
+        """Return whether the settings are still there: the folder of temporary files may be cleaned."""
+        return Path(self.folder, FILE).exists()
+
     @classmethod
     def published(cls) -> "Settings":
         """Return what was handed to this process."""
         return cls(**json.loads(Path(os.environ[SETTINGS]).read_text("utf-8")))
 
-    def accept(self, tasks: Mapping[str, Any], names: Iterable[str]) -> "Settings":
+    def accept(self, tasks: Mapping[str, Any], names: Collection[str]) -> "Settings":
         """Return the settings with the new version of each model that can be served; the others stay.
 
         Args:
@@ -113,7 +119,7 @@ class Settings:
             for path in Path(self.folder, COPIES).iterdir():
                 if path not in kept:
                     path.unlink()
-        return replace(accepted, refused=refused)
+        return replace(accepted, requested=[*names], refused=refused)
 
     def keep_copies(self) -> None:
         """Copy the files, so that workers can restart after they were overwritten.
