@@ -123,7 +123,7 @@ def write_report(
         suspects = label_error_section(errors, targets, model, data, covers_all=by_fold is not None)
         sections = chain(sections, [section("Likely label errors", suspects)])
     if explain:
-        sections = chain(sections, quality_section(data, wrong))
+        sections = chain(sections, quality_section(data, len(targets), wrong))
     parts = [element("h1", title), *lines, *sections, *_reproduction(run, command)]
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
