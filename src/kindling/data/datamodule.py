@@ -263,7 +263,9 @@ class BaseDataModule(LightningDataModule):
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             return batch
         inputs, targets = to_float(batch[0]), batch[1]
-        return (self.augment(inputs) if self._is_training else inputs), targets
+        inputs = self.augment(inputs) if self._is_training else inputs
+        # Lightning converts batches before it moves them, when images are still integers.
+        return self.trainer.precision_plugin.convert_input(inputs) if self.trainer else inputs, targets
 
     @property
     def _is_training(self) -> bool:
