@@ -111,6 +111,20 @@ def test_shuffled_pixels_keep_the_channels_of_a_pixel_together() -> None:
     assert len({*drawn.flatten().tolist()}) > 60  # from both images
 
 
+@pytest.mark.slow
+def test_a_compiled_network_has_the_same_maps() -> None:
+    model, plain = (CNNClassifier(channels=(4,), hidden=4, **SHAPE) for _ in range(2))
+    images, labels, _ = patches(3, 0)
+    weights = [F.one_hot(labels, 3), F.one_hot((labels + 1) % 3, 3)]
+    model.core.compile(backend="aot_eager")
+    model(images).sum().backward()
+    plain.load_state_dict(model.state_dict())
+    found, expected = (attribution_maps(each, images, weights, images) for each in (model, plain))
+    assert found is not None
+    assert expected is not None
+    assert all(map(torch.equal, found, expected))
+
+
 def test_a_frozen_network_has_maps_and_one_without_gradients_none() -> None:
     model, (images, labels, _) = build("cnn"), patches(3, 0)
     model.requires_grad_(False)

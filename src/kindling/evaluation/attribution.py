@@ -44,7 +44,8 @@ def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor],
     """
     model.eval()
     parts = []
-    with torch.inference_mode(False), torch.enable_grad():
+    # Code that was compiled for training frees what the gradients of the next map need.
+    with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         for rows in torch.split(torch.arange(len(images)), BATCH_SIZE):
             batch, scores = to_float(images[rows]).to(model.mean), [each[rows].to(model.device) for each in weights]
             starts = [to_float(shuffled_pixels(others, len(rows), step)).to(model.mean) for step in range(STEPS)]
