@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from torch import nn
@@ -156,7 +157,7 @@ def test_only_training_batches_are_augmented(training: bool) -> None:
             return inputs + 1
 
     data = Raised(num_samples=100)
-    data.trainer = SimpleNamespace(training=training)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(training=training, precision_plugin=Precision())  # type: ignore[assignment]
     inputs, _ = data.on_after_batch_transfer((torch.zeros(4, 20), torch.zeros(4)), 0)
     assert torch.equal(inputs, torch.full((4, 20), float(training)))
 

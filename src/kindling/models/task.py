@@ -153,14 +153,14 @@ class BaseTask(NetworkModule):
         for name in STAGES:
             self._stage_metrics(name)  # created before the model is moved to its device
         if stage == "fit":
-            if self.trainer.precision == "16-true" and self.trainer.strategy.root_device.type == "cpu":
-                raise ValueError("--trainer.precision 16-true can't train on a CPU: use bf16-true or bf16-mixed")
             self.schedule_start = self.step_offset = 0
             if self.training_options["compile"]:
                 self.core.compile()
 
     @override
     def on_fit_start(self) -> None:
+        if self.trainer.precision == "16-true" and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError("--trainer.precision 16-true can't train on a CPU: use bf16-true or bf16-mixed")
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "train") and hasattr(data, "batch_size"):
             synchronized = synchronizes_batch_norm(self.trainer)
