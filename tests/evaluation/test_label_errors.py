@@ -17,6 +17,7 @@ from kindling import ImageFolderDataModule
 from kindling.evaluation.label_errors import find_label_errors
 from kindling.models.many_classes import TopClasses
 
+SHORT = ["--trainer.max_epochs", "1", "--run_name", "short"]
 CNN = "--model CNNClassifier --model.channels [8,16] --model.hidden 32 --data ImageFolderDataModule".split()
 
 
@@ -130,7 +131,9 @@ def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) 
     text = read(folder).text
     assert f"{found['sure'].sum():,} of 800 labels look wrong" in text
     assert "Only test samples are covered" not in text
-    assert "Only test samples are covered" in read(folder / "fold_1/version_0").text
+    text = read(folder / "fold_1/version_0").text
+    assert "Only test samples are covered" in text
+    assert "kindling repeat --folds" not in text
 
     wrong_rows = found.set_index("file").astype(str)  # corrected as docs/report.md says
     split = pd.read_csv(folder / "fold_1/version_0/split.csv", dtype=str, keep_default_na=False).set_index("file")
@@ -161,3 +164,18 @@ def test_label_errors_of_a_table_have_row_numbers(kindling: Command) -> None:
     assert (frame["kind"][found["row"]].to_numpy() == found["given"]).all()
     assert (found["given"] != found["suggested"]).all()
     assert "Likely label errors" in read(Path("runs/rows/version_0")).tables
+    assert "For all labels, run kindling repeat --folds 5 with" in read(Path("runs/rows/version_0")).text
+
+
+def test_cross_validation_is_advised_only_if_the_test_split_is_drawn(kindling: Command) -> None:
+    write_digits(Path("given/train"), 20, 0, seed=0)
+    write_digits(Path("given/test"), 20, 0, seed=1)
+    write_digits(Path("drawn"), 20, 0, seed=0)
+    assert ImageFolderDataModule("drawn").draws_folds
+    assert not ImageFolderDataModule("drawn", fold="1/5").draws_folds
+    assert not ImageFolderDataModule("given").draws_folds
+    result = kindling("fit", "--model", "MLPClassifier", "--data", "MNISTDataModule", "--data.source", "sample", *SHORT)
+    assert result.code == 0, result.err
+    text = read(Path("runs/short/version_0")).text
+    assert "Only test samples are covered" in text
+    assert "kindling repeat" not in text

@@ -188,6 +188,11 @@ class BaseDataModule(LightningDataModule):
         return True
 
     @property
+    def draws_folds(self) -> bool:
+        """Whether cross-validation is possible: the option `fold` exists, and nothing else defines the test split."""
+        return False
+
+    @property
     def origin(self) -> str:
         """Folder or file that the samples come from, for messages; the class name if no argument sets one."""
         return str(self.hparams.get("path", self.hparams.get("data_dir", type(self).__name__)))
