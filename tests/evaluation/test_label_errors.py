@@ -24,7 +24,8 @@ CNN = "--model CNNClassifier --model.channels [8,16] --model.hidden 32 --data Im
 def confident_learning(probabilities: np.ndarray, labels: np.ndarray) -> set[int]:
     """Return the samples of which a model is sure that their label is wrong, by Northcutt et al. (2021)."""
     classes = range(probabilities.shape[1])
-    thresholds = [probabilities[labels == label, label].mean() for label in classes]
+    # As in cleanlab, the model is never sure of a class without samples.
+    thresholds = [probabilities[labels == label, label].mean() if label in labels else np.inf for label in classes]
     found = set()
     for row, (values, label) in enumerate(zip(probabilities, labels, strict=True)):
         sure = [name for name in classes if values[name] >= thresholds[name]]
@@ -56,6 +57,17 @@ def test_the_most_improbable_labels_come_first(digits: tuple[np.ndarray, ...]) -
     assert len({*found.rows.tolist()[: len(wrong)]} & {*wrong}) > 0.75 * len(wrong)
     of_wrong = [row in wrong for row in found.rows.tolist()]
     assert np.mean(found.suggested.numpy()[of_wrong] == labels[found.rows.numpy()[of_wrong]]) > 0.85
+
+
+def test_no_model_is_sure_of_a_class_without_samples(digits: tuple[np.ndarray, ...]) -> None:
+    probabilities, given, _, _ = digits
+    rows = given != 3
+    probabilities, given = probabilities[rows], given[rows]
+    found = find_label_errors(torch.from_numpy(probabilities), torch.from_numpy(given))
+    assert {*found.rows[found.sure].tolist()} == confident_learning(probabilities, given)
+    assert (found.suggested == 3).sum() > 5
+    alone = find_label_errors(torch.tensor([[0.2], [0.9], [0.3]]), torch.zeros(3, 1, dtype=torch.long))
+    assert (alone.rows.tolist(), alone.sure.any().item()) == ([1], False)
 
 
 def test_a_few_probabilities_of_each_sample_are_enough(digits: tuple[np.ndarray, ...]) -> None:
