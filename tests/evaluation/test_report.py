@@ -24,6 +24,7 @@ from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
 from kindling.evaluation.predictions import ConfusionCounts, Predictions
 from kindling.evaluation.report.confusion_matrix import confusion_section
+from kindling.evaluation.report.page import rows_to_compare
 from kindling.evaluation.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
 from kindling.training import TestOutputCollector
 from kindling.utils.text import format_metric
@@ -384,6 +385,12 @@ def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:
     assert kindling("fit", *TINY, *few).code == 0
     assert [row["row"] for row in written()[0]] == [str(number) for number in range(14)]
     assert "14 test samples" in read(RUN).text
+
+
+def test_images_are_compared_with_others_if_there_are_enough() -> None:
+    many, few = rows_to_compare(30, torch.arange(14)), rows_to_compare(20, torch.arange(14))
+    assert sorted(many.tolist()) == [*range(14, 30)]
+    assert len({*few.tolist()}) == 16
 
 
 def test_only_tested_images_are_searched_for_faults(kindling: Command) -> None:

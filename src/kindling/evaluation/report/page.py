@@ -32,7 +32,7 @@ from kindling.training.output_collector import Outputs
 from kindling.utils.files import atomic_write
 from kindling.utils.pictures import are_images
 
-OTHERS = 16  # test images whose pixels heat maps compare with
+COMPARED_IMAGES = 16  # test images whose pixels heat maps compare with
 
 
 class FoldResults(NamedTuple):
@@ -85,11 +85,14 @@ def write_report(
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     explain: Explain | None = None
     if is_whole(model) and are_images(inputs_of(data.test, torch.tensor([0]))):
-        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
-        others = inputs_of(data.test, order[:OTHERS])
         maps = found.explain or (lambda rows, *arguments: attribution_maps(model, *arguments))
-        if others is not None:
-            explain = without_errors(lambda rows, images, weights: maps(rows, images, weights, others))
+
+        def explain_rows(rows: Tensor, images: Tensor, weights: Sequence[Tensor]) -> list[Tensor] | None:
+            others = inputs_of(data.test, rows_to_compare(len(targets), rows))
+            assert others is not None
+            return maps(rows, images, weights, others)
+
+        explain = without_errors(explain_rows)
     wrong: Tensor | None = None
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"
@@ -128,6 +131,13 @@ def write_report(
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"
+
+
+def rows_to_compare(number: int, explained: Tensor) -> Tensor:
+    """Return random indices of N samples without the explained ones (n,), or of all if too few are left."""
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
+    others = order[~torch.isin(order, explained)]
+    return (others if len(others) >= COMPARED_IMAGES else order)[:COMPARED_IMAGES]
 
 
 def mean_loss(model: BaseTask, outputs: Outputs, targets: Tensor, rows: Tensor) -> Tensor:
