@@ -8,6 +8,7 @@ between adds up to 0. Shuffled pixels of other images hold neither the colors of
 
 from collections.abc import Sequence
 from typing import cast
+from zlib import crc32
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -43,30 +44,39 @@ def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor],
         The maps; None if the images have no gradients.
     """
     model.eval()
-    starts = [to_float(shuffled_pixels(others, step)).to(model.mean) for step in range(STEPS)]  # the same for all
     parts = []
     # Code that was compiled for training frees what the gradients of the next map need.
     with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         for rows in torch.split(torch.arange(len(images)), BATCH_SIZE):
             batch, scores = to_float(images[rows]).to(model.mean), [each[rows].to(model.device) for each in weights]
+            # From the image alone, so that its map does not depend on its place. One choice for all may be a bad one.
+            seeds = [crc32(image.float().cpu().numpy().tobytes()) for image in images[rows]]
+            starts = [
+                to_float(shuffled_pixels(others, [seed + step for seed in seeds])).to(model.mean)
+                for step in range(STEPS)
+            ]
             if (found := expected_gradients(model, batch, scores, starts)) is None:
                 return None
             parts.append([_smooth(each.sum(1)).float().cpu() for each in found])
     return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
-def shuffled_pixels(images: Tensor, seed: int) -> Tensor:
-    """Return an image (1, C, H, W) of pixels drawn from all places of images (M, C, H, W)."""
+def shuffled_pixels(images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return an image (C, H, W) for each seed, of pixels drawn from all places of images (M, C, H, W)."""
     pixels = images.movedim(1, 0).flatten(1)  # (C, M * H * W)
-    shape = (1, *images.shape[2:])
-    drawn = torch.randint(pixels.shape[1], shape, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.stack(
+        [
+            torch.randint(pixels.shape[1], images.shape[2:], generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+    )
     return pixels[:, drawn.to(pixels.device)].movedim(0, 1)
 
 
 def expected_gradients(
     model: BaseTask, images: Tensor, weights: Sequence[Tensor], starts: Sequence[Tensor]
 ) -> list[Tensor] | None:
-    """Return what each place adds from starts (1, C, H, W) to images (n, C, H, W), by one step on the way from each.
+    """Return what each place adds from starts to the images, (n, C, H, W) each, by one step on the way from each start.
 
     Returns:
         The values for each of the weights, see `attribution_maps`; None if the images have no gradients.
