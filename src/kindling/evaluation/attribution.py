@@ -11,7 +11,6 @@ from typing import cast
 from zlib import crc32
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,12 +20,6 @@ from kindling.utils.tensors import to_float
 BATCH_SIZE = 8
 STEPS = 8  # each from another start; 32 put 6 percentage points more of the maps of transformers on the right place
 SMOOTHING = 10  # averaged over squares of a tenth of the image, as single pixels say little
-
-
-def is_whole(model: BaseTask) -> bool:
-    """Return whether this process alone can compute the outputs of a model, whose weights are not sharded."""
-    trainer = model._trainer
-    return trainer is None or trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
 
 
 def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor], others: Tensor) -> list[Tensor] | None:

@@ -8,14 +8,13 @@ from kindling.data import BaseDataModule
 from kindling.evaluation.label_errors import LabelErrors, find_label_errors
 from kindling.evaluation.predictions_csv import label_texts, write_label_errors
 from kindling.evaluation.report.html import Html, element
-from kindling.evaluation.report.samples import show_samples
+from kindling.evaluation.report.samples import NO_CLASS, show_samples
 from kindling.models import ClassificationTask, MultiLabelTask
 from kindling.runs.folders import LABEL_ERRORS
 from kindling.training.output_collector import Outputs
 from kindling.utils.text import count_noun
 
 SHOWN = 12
-NO_CLASS = "none"
 REPEAT_ADVICE = " For all labels, run kindling repeat --folds 5 with the options of this run."
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from kindling import __version__
 from kindling.data import BaseDataModule
 from kindling.data.datasets import inputs_of
-from kindling.evaluation.attribution import attribution_maps, is_whole
+from kindling.evaluation.attribution import attribution_maps
 from kindling.evaluation.multilabel import MultiLabelPredictions
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
@@ -27,6 +27,7 @@ from kindling.evaluation.report.regression import regression_sections
 from kindling.evaluation.statistics import random_blocks
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.many_classes import TopClasses
+from kindling.models.unfreezing import has_whole_weights
 from kindling.runs.text_files import read_text
 from kindling.training.output_collector import Outputs
 from kindling.utils.files import atomic_write
@@ -84,7 +85,7 @@ def write_report(
     found = by_fold or FoldResults(type(model).__name__, lambda rows: mean_loss(model, outputs, targets, rows))
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     explain: Explain | None = None
-    if is_whole(model) and are_images(inputs_of(data.test, torch.tensor([0]))):
+    if has_whole_weights(model._trainer) and are_images(inputs_of(data.test, torch.tensor([0]))):
         maps = found.explain or (lambda rows, *arguments: attribution_maps(model, *arguments))
 
         def explain_rows(rows: Tensor, images: Tensor, weights: Sequence[Tensor]) -> list[Tensor] | None:
