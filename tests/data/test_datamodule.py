@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from torch import nn
@@ -21,6 +22,7 @@ from kindling import (
     SyntheticDataModule,
     TableDataModule,
 )
+from kindling.data import BaseDataModule
 from kindling.data.datamodule import ArrayDataset, Batch, Split
 from kindling.data.mnist import read_sample
 from kindling.data.splitting import stratified_split
@@ -156,7 +158,7 @@ def test_only_training_batches_are_augmented(training: bool) -> None:
             return inputs + 1
 
     data = Raised(num_samples=100)
-    data.trainer = SimpleNamespace(training=training)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(training=training, precision_plugin=Precision())  # type: ignore[assignment]
     inputs, _ = data.on_after_batch_transfer((torch.zeros(4, 20), torch.zeros(4)), 0)
     assert torch.equal(inputs, torch.full((4, 20), float(training)))
 
@@ -344,3 +346,23 @@ def test_methods_of_a_data_module_work_by_their_old_names(caplog: pytest.LogCapt
     data = Old()
     data.setup("test")
     assert data.sample_details(2) == data.describe(2) == {"row": 2}
+
+
+def test_methods_are_inherited_in_the_order_of_python() -> None:
+    class Plain(BaseDataModule):
+        pass
+
+    class New(BaseDataModule):
+        def load_predict(self) -> str:
+            return "new"
+
+    class Old(BaseDataModule):
+        def describe(self, row: int) -> dict[str, object]:
+            return {"old": row}
+
+    class Both(Plain, New, Old):
+        pass
+
+    data: Any = Both()
+    assert data.load_predict() == data.load_new() == "new"
+    assert data.sample_details(1) == data.describe(1) == {"old": 1}

@@ -88,27 +88,55 @@ def test_gradients_add_up_to_the_change_of_the_score() -> None:
     train(model, images, labels, 3)
     model.eval()
     weights = F.one_hot(labels, 3).float()
-    starts = [shuffled_pixels(patches(16, 2)[0], 4, seed) for seed in range(8)]
+    starts = [shuffled_pixels(patches(16, 2)[0], [seed]) for seed in range(8)]
     (found,) = expected_gradients(model, images, [weights], starts) or []
     change = torch.stack([((model(images) - model(start)) * weights).sum(1) for start in starts]).mean(0)
     torch.testing.assert_close(found.sum((1, 2, 3)), change, rtol=0.25, atol=0.05)
-    for row, (image, weight, each) in enumerate(zip(images, weights, found, strict=True)):
+    for image, weight, each in zip(images, weights, found, strict=True):
         total = torch.zeros_like(image)
         for step, start in enumerate(starts):
-            point = (start[row] + (step + 0.5) / 8 * (image - start[row])).detach().requires_grad_()
+            point = (start[0] + (step + 0.5) / 8 * (image - start[0])).detach().requires_grad_()
             (model(point[None]) @ weight).sum().backward()
             assert point.grad is not None
-            total += (image - start[row]) * point.grad / 8
+            total += (image - start[0]) * point.grad / 8
         torch.testing.assert_close(each, total, rtol=1e-3, atol=1e-5)
 
 
 def test_shuffled_pixels_keep_the_channels_of_a_pixel_together() -> None:
     images = torch.arange(2 * 3 * 5 * 4).reshape(2, 3, 5, 4)
-    drawn = shuffled_pixels(images, 7, seed=0)
+    drawn = shuffled_pixels(images, range(7))
     assert drawn.shape == (7, 3, 5, 4)
     known = {tuple(pixel.tolist()) for pixel in images.movedim(1, -1).reshape(-1, 3)}
     assert {tuple(pixel.tolist()) for pixel in drawn.movedim(1, -1).reshape(-1, 3)} <= known
     assert len({*drawn.flatten().tolist()}) > 60  # from both images
+
+
+def test_the_map_of_an_image_does_not_depend_on_the_others() -> None:
+    model, (images, labels, _) = build("cnn"), patches(9, 0)
+    weights = F.one_hot(labels, 3)
+    found, reverse, alone = (
+        attribution_maps(model, images[rows], [weights[rows]], patches(16, 2)[0])
+        for rows in (torch.arange(9), torch.arange(9).flip(0), torch.tensor([5]))
+    )
+    assert found is not None
+    assert reverse is not None
+    assert alone is not None
+    torch.testing.assert_close(reverse[0].flip(0), found[0], rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(alone[0], found[0][[5]], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_has_the_same_maps() -> None:
+    model, plain = (CNNClassifier(channels=(4,), hidden=4, **SHAPE) for _ in range(2))
+    images, labels, _ = patches(3, 0)
+    weights = [F.one_hot(labels, 3), F.one_hot((labels + 1) % 3, 3)]
+    model.core.compile(backend="aot_eager")
+    model(images).sum().backward()
+    plain.load_state_dict(model.state_dict())
+    found, expected = (attribution_maps(each, images, weights, images) for each in (model, plain))
+    assert found is not None
+    assert expected is not None
+    assert all(map(torch.equal, found, expected))
 
 
 def test_a_frozen_network_has_maps_and_one_without_gradients_none() -> None:

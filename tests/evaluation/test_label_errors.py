@@ -17,13 +17,15 @@ from kindling import ImageFolderDataModule
 from kindling.evaluation.label_errors import find_label_errors
 from kindling.models.many_classes import TopClasses
 
+SHORT = ["--trainer.max_epochs", "1", "--run_name", "short"]
 CNN = "--model CNNClassifier --model.channels [8,16] --model.hidden 32 --data ImageFolderDataModule".split()
 
 
 def confident_learning(probabilities: np.ndarray, labels: np.ndarray) -> set[int]:
     """Return the samples of which a model is sure that their label is wrong, by Northcutt et al. (2021)."""
     classes = range(probabilities.shape[1])
-    thresholds = [probabilities[labels == label, label].mean() for label in classes]
+    # As in cleanlab, the model is never sure of a class without samples.
+    thresholds = [probabilities[labels == label, label].mean() if label in labels else np.inf for label in classes]
     found = set()
     for row, (values, label) in enumerate(zip(probabilities, labels, strict=True)):
         sure = [name for name in classes if values[name] >= thresholds[name]]
@@ -55,6 +57,17 @@ def test_the_most_improbable_labels_come_first(digits: tuple[np.ndarray, ...]) -
     assert len({*found.rows.tolist()[: len(wrong)]} & {*wrong}) > 0.75 * len(wrong)
     of_wrong = [row in wrong for row in found.rows.tolist()]
     assert np.mean(found.suggested.numpy()[of_wrong] == labels[found.rows.numpy()[of_wrong]]) > 0.85
+
+
+def test_no_model_is_sure_of_a_class_without_samples(digits: tuple[np.ndarray, ...]) -> None:
+    probabilities, given, _, _ = digits
+    rows = given != 3
+    probabilities, given = probabilities[rows], given[rows]
+    found = find_label_errors(torch.from_numpy(probabilities), torch.from_numpy(given))
+    assert {*found.rows[found.sure].tolist()} == confident_learning(probabilities, given)
+    assert (found.suggested == 3).sum() > 5
+    alone = find_label_errors(torch.tensor([[0.2], [0.9], [0.3]]), torch.zeros(3, 1, dtype=torch.long))
+    assert (alone.rows.tolist(), alone.sure.any().item()) == ([1], False)
 
 
 def test_a_few_probabilities_of_each_sample_are_enough(digits: tuple[np.ndarray, ...]) -> None:
@@ -130,7 +143,9 @@ def test_swapped_labels_of_images_are_at_the_top_of_the_file(kindling: Command) 
     text = read(folder).text
     assert f"sure of another class for {found['sure'].sum():,} of 800 labels" in text
     assert "Only test samples are covered" not in text
-    assert "Only test samples are covered" in read(folder / "fold_1/version_0").text
+    text = read(folder / "fold_1/version_0").text
+    assert "Only test samples are covered" in text
+    assert "kindling repeat --folds" not in text
 
     wrong_rows = found.set_index("file").astype(str)  # corrected as docs/report.md says
     split = pd.read_csv(folder / "fold_1/version_0/split.csv", dtype=str, keep_default_na=False).set_index("file")
@@ -161,3 +176,18 @@ def test_label_errors_of_a_table_have_row_numbers(kindling: Command) -> None:
     assert (frame["kind"][found["row"]].to_numpy() == found["given"]).all()
     assert (found["given"] != found["suggested"]).all()
     assert "Likely label errors" in read(Path("runs/rows/version_0")).tables
+    assert "For all labels, run kindling repeat --folds 5 with" in read(Path("runs/rows/version_0")).text
+
+
+def test_cross_validation_is_advised_only_if_the_test_split_is_drawn(kindling: Command) -> None:
+    write_digits(Path("given/train"), 20, 0, seed=0)
+    write_digits(Path("given/test"), 20, 0, seed=1)
+    write_digits(Path("drawn"), 20, 0, seed=0)
+    assert ImageFolderDataModule("drawn").draws_folds
+    assert not ImageFolderDataModule("drawn", fold="1/5").draws_folds
+    assert not ImageFolderDataModule("given").draws_folds
+    result = kindling("fit", "--model", "MLPClassifier", "--data", "MNISTDataModule", "--data.source", "sample", *SHORT)
+    assert result.code == 0, result.err
+    text = read(Path("runs/short/version_0")).text
+    assert "Only test samples are covered" in text
+    assert "kindling repeat" not in text

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from helpers import AWKWARD
 from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
 from kindling.evaluation.predictions import ConfusionCounts, Predictions
 from kindling.evaluation.report.confusion_matrix import confusion_section
+from kindling.evaluation.report.page import rows_to_compare
 from kindling.evaluation.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
 from kindling.training import TestOutputCollector
 from kindling.utils.text import format_metric
@@ -383,6 +385,25 @@ def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:
     assert kindling("fit", *TINY, *few).code == 0
     assert [row["row"] for row in written()[0]] == [str(number) for number in range(14)]
     assert "14 test samples" in read(RUN).text
+
+
+def test_images_are_compared_with_others_if_there_are_enough() -> None:
+    many, few = rows_to_compare(30, torch.arange(14)), rows_to_compare(20, torch.arange(14))
+    assert sorted(many.tolist()) == [*range(14, 30)]
+    assert len({*few.tolist()}) == 16
+
+
+def test_only_tested_images_are_searched_for_faults(kindling: Command) -> None:
+    for split, label, number in product(("train", "test"), "ab", range(20)):
+        path = Path("photos", split, label, f"{number:02}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_blank = split == "test" and (label == "b" or number == 0)
+        (Image.new("L", (16, 16), 100) if is_blank else Image.effect_noise((16, 16), 40 + number)).save(path)
+    few = ["--trainer.limit_test_batches", "1", "--data.eval_batch_size", "8"]
+    options = "--model MLPClassifier --data ImageFolderDataModule --data.data_dir photos"
+    result = kindling("fit", *options.split(), *few, *TINY[-4:])
+    assert result.code == 0, result.err
+    assert "1 of 8 test images is blank" in read(RUN).text
 
 
 @pytest.mark.slow

@@ -49,6 +49,9 @@ def choose_flip(train: ArrayDataset, seed: int) -> bool:
     flip = keeps_labels(read(rows), train.labels[rows])
     reason = "mirrored images look like others of the same label"
     if not flip:
-        reason = "mirrored images look less like others of their label; --data.flip true mirrors them anyway"
+        reason = "mirrored images look less like others of their label"
+        if len(rows) < MIN_IMAGES:
+            reason = f"fewer than {MIN_IMAGES} training images can't tell whether mirrored ones keep their label"
+        reason += "; --data.flip true mirrors them anyway"
     logger.info(f"--data.flip {str(flip).lower()} is chosen: {reason}")
     return flip

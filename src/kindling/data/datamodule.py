@@ -188,6 +188,11 @@ class BaseDataModule(LightningDataModule):
         return True
 
     @property
+    def draws_folds(self) -> bool:
+        """Whether cross-validation is possible: the option `fold` exists, and nothing else defines the test split."""
+        return False
+
+    @property
     def origin(self) -> str:
         """Folder or file that the samples come from, for messages; the class name if no argument sets one."""
         return str(self.hparams.get("path", self.hparams.get("data_dir", type(self).__name__)))
@@ -263,7 +268,9 @@ class BaseDataModule(LightningDataModule):
         if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
             return batch
         inputs, targets = to_float(batch[0]), batch[1]
-        return (self.augment(inputs) if self._is_training else inputs), targets
+        inputs = self.augment(inputs) if self._is_training else inputs
+        # Lightning converts batches before it moves them, when images are still integers.
+        return self.trainer.precision_plugin.convert_input(inputs) if self.trainer else inputs, targets
 
     @property
     def _is_training(self) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from inspect import getattr_static
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -21,5 +22,6 @@ def link_renamed_methods(cls: type) -> None:
         if new not in own and old in own:
             logger.warning(f"note: the method {old} of {cls.__name__} has been renamed to {new}")
         if method := own.get(new, own.get(old)):
-            setattr(cls, old, method)
-            setattr(cls, new, method)
+            for name in (old, new):
+                if getattr_static(cls, name, None) is not method:  # a copy would hide other bases
+                    setattr(cls, name, method)

@@ -8,9 +8,9 @@ between adds up to 0. Shuffled pixels of other images hold neither the colors of
 
 from collections.abc import Sequence
 from typing import cast
+from zlib import crc32
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,12 +20,6 @@ from kindling.utils.tensors import to_float
 BATCH_SIZE = 8
 STEPS = 8  # each from another start; 32 put 6 percentage points more of the maps of transformers on the right place
 SMOOTHING = 10  # averaged over squares of a tenth of the image, as single pixels say little
-
-
-def is_whole(model: BaseTask) -> bool:
-    """Return whether this process alone can compute the outputs of a model, whose weights are not sharded."""
-    trainer = model._trainer
-    return trainer is None or trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
 
 
 def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor], others: Tensor) -> list[Tensor] | None:
@@ -44,21 +38,31 @@ def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor],
     """
     model.eval()
     parts = []
-    with torch.inference_mode(False), torch.enable_grad():
+    # Code that was compiled for training frees what the gradients of the next map need.
+    with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         for rows in torch.split(torch.arange(len(images)), BATCH_SIZE):
             batch, scores = to_float(images[rows]).to(model.mean), [each[rows].to(model.device) for each in weights]
-            starts = [to_float(shuffled_pixels(others, len(rows), step)).to(model.mean) for step in range(STEPS)]
+            # From the image alone, so that its map does not depend on its place. One choice for all may be a bad one.
+            seeds = [crc32(image.float().cpu().numpy().tobytes()) for image in images[rows]]
+            starts = [
+                to_float(shuffled_pixels(others, [seed + step for seed in seeds])).to(model.mean)
+                for step in range(STEPS)
+            ]
             if (found := expected_gradients(model, batch, scores, starts)) is None:
                 return None
             parts.append([_smooth(each.sum(1)).float().cpu() for each in found])
     return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
-def shuffled_pixels(images: Tensor, number: int, seed: int) -> Tensor:
-    """Return images (number, C, H, W) of pixels drawn from all places of images (M, C, H, W)."""
+def shuffled_pixels(images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return an image (C, H, W) for each seed, of pixels drawn from all places of images (M, C, H, W)."""
     pixels = images.movedim(1, 0).flatten(1)  # (C, M * H * W)
-    shape = (number, *images.shape[2:])
-    drawn = torch.randint(pixels.shape[1], shape, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.stack(
+        [
+            torch.randint(pixels.shape[1], images.shape[2:], generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+    )
     return pixels[:, drawn.to(pixels.device)].movedim(0, 1)
 
 

@@ -48,15 +48,14 @@ class Importance(NamedTuple):
 
 
 def predictor_of(model: ClassificationTask | RegressionTask) -> Compute:
-    """Return a function that computes the predictions of a model on its device, in batches."""
-    device = next(model.parameters()).device
+    """Return a function that computes the predictions of a model on its device and in its precision, in batches."""
     model.eval()
 
     @torch.inference_mode()
     def compute(inputs: Tensor) -> Tensor:
         parts = []
         for batch in torch.split(inputs, BATCH_SIZE):
-            outputs = model(batch.to(device))
+            outputs = model(batch.to(model.mean))
             is_classifier = isinstance(model, ClassificationTask)
             found = model.calibrate(outputs).log_softmax(dim=1) if is_classifier else model.to_prediction(outputs)
             parts.append(found.cpu())

@@ -32,7 +32,8 @@ def find_label_errors(probabilities: Tensor | TopClasses, labels: Tensor) -> Lab
     """Return the samples whose label is likely wrong: it is not the most probable class.
 
     A model is sure of a class in a sample if its probability is at least the mean of that class among the samples with
-    this label. Of several classes per sample, each is decided like a choice between two classes.
+    this label; never of a class without samples. Of several classes per sample, each is decided like a choice between
+    two classes.
 
     Args:
         probabilities: Probabilities from models that were not trained on the samples, (N, classes), or those of the
@@ -49,7 +50,7 @@ def find_label_errors(probabilities: Tensor | TopClasses, labels: Tensor) -> Lab
         best, of_label = probabilities, probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
     known = ~of_label.isnan()
     means = _means(of_label[known], labels[known], int(max(classes.max(), labels.max())) + 1)
-    thresholds = means.where(~means.isnan(), of_label.nanmean())  # of a class without samples, the mean of all
+    thresholds = means.where(~means.isnan(), torch.inf)  # nothing is known of a class without samples
     surest = best.masked_fill(best < thresholds[classes], -1).max(1)
     most, place = best.max(1)
     suggested = classes.gather(1, place.unsqueeze(1)).squeeze(1)
@@ -63,7 +64,7 @@ def _of_several_classes(probabilities: Tensor, labels: Tensor) -> LabelErrors:
     of_label = torch.where(labels, probabilities, 1 - probabilities)
     sides = [of_label.masked_fill(labels != side, torch.nan) for side in (False, True)]
     usual = torch.stack([each.nanmean(0) for each in sides])  # (2, classes)
-    usual = usual.where(~usual.isnan(), of_label.nanmean(0))  # of a side without samples, the mean of both
+    usual = usual.where(~usual.isnan(), torch.inf)  # nothing is known of a side without samples
     is_sure = 1 - of_label >= torch.where(labels, usual[0], usual[1])  # of the other side
     wrong = of_label < 0.5
     return _sorted(wrong.any(1), labels ^ wrong, of_label.amin(1), (is_sure & wrong).any(1))

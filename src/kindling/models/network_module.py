@@ -85,8 +85,11 @@ class NetworkModule(LightningModule):
             self.train()
 
     def normalize(self, inputs: Tensor) -> Tensor:
-        """Return inputs (N, ...) standardized with `mean` and `std`; integers, such as token IDs, are not changed."""
-        return (inputs - self.mean) / self.std if inputs.is_floating_point() else inputs
+        """Return inputs (N, ...) standardized with `mean` and `std`; integers, such as token IDs, are not changed.
+
+        Floats get the precision of the weights.
+        """
+        return ((inputs - self.mean) / self.std).to(self.mean.dtype) if inputs.is_floating_point() else inputs
 
     @override
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:

@@ -159,6 +159,8 @@ class BaseTask(NetworkModule):
 
     @override
     def on_fit_start(self) -> None:
+        if self.trainer.precision == "16-true" and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError("--trainer.precision 16-true can't train on a CPU: use bf16-true or bf16-mixed")
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "train") and hasattr(data, "batch_size"):
             synchronized = synchronizes_batch_norm(self.trainer)

@@ -141,7 +141,7 @@ class TransferModel(BaseTask):
         """Return the inputs of the head, (N, features), for raw images (N, C, H, W)."""
         if self._weights_missing:
             self.init_lazy_layers()
-        features: Tensor = self.backbone(self.network[0]((images - self.mean) / self.std))
+        features: Tensor = self.backbone(self.network[0](self.normalize(images)))
         return features
 
     @override

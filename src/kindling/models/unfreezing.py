@@ -6,9 +6,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 
-def has_whole_weights(trainer: Trainer) -> bool:
+def has_whole_weights(trainer: Trainer | None) -> bool:
     """Return whether each process has all weights: sharded ones are gathered for a whole `forward` only."""
-    return trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
+    return trainer is None or trainer.world_size == 1 or isinstance(trainer.strategy, DDPStrategy)
 
 
 def frozen_steps(trainer: Trainer, unfreeze_epoch: int | None, start: int) -> tuple[float, int]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from conftest import Command, different
 from kindling import CNNClassifier, CNNMultiLabelClassifier, ImageFolderDataModule
-from kindling.data.auto_flip import keeps_labels
+from kindling.data.auto_flip import choose_flip, keeps_labels
+from kindling.data.datasets import ArrayDataset
 from kindling.data.mnist import read_sample
 from kindling.tensorboard.images import image_grid
 
@@ -205,3 +206,12 @@ def test_soft_targets_have_the_loss_of_their_labels() -> None:
     assert torch.equal(model.metric_targets(0.3 * shares + 0.7 * shares.roll(1, 0)), labels.roll(1))
     several = CNNMultiLabelClassifier(**shape)  # type: ignore[arg-type]
     assert several.metric_targets(torch.tensor([[0.2, 0.5], [1, 0.4]])).tolist() == [[0, 1], [1, 0]]
+
+
+def test_the_reason_for_not_mirroring_few_images_is_their_number(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (21, 3, 16, 16), dtype=torch.uint8, generator=random)
+    assert not choose_flip(ArrayDataset(images, torch.arange(21) % 2), 0)
+    line = "fewer than 30 training images can't tell whether mirrored ones keep their label"
+    assert caplog.messages == [f"--data.flip false is chosen: {line}; --data.flip true mirrors them anyway"]

@@ -283,6 +283,12 @@ class ImageFolderDataModule(AugmentedImages):
     def predicted_rows(self) -> Sequence[object]:
         return [sample.file for sample in self._predicted]
 
+    @property
+    @override
+    def draws_folds(self) -> bool:
+        is_given = any(sample.split != "train" for sample in self._images.listed)
+        return not (is_given or self.split or self.time or self.fold)
+
     @override
     def tested_rows(self) -> Sequence[object]:
         return [sample.file for sample in self._tested]

@@ -269,6 +269,11 @@ class TableDataModule(BaseDataModule):
         inputs = torch.from_numpy(encoded)
         return ArrayDataset(inputs, torch.zeros(len(inputs), dtype=torch.int64))
 
+    @property
+    @override
+    def draws_folds(self) -> bool:
+        return not (self.test_path or self.split or self.time or self.fold)
+
     @override
     def predicted_rows(self) -> Sequence[object]:
         return super().predicted_rows() if self.predict else self.tested_rows()

@@ -8,15 +8,14 @@ from kindling.data import BaseDataModule
 from kindling.evaluation.label_errors import LabelErrors, find_label_errors
 from kindling.evaluation.predictions_csv import label_texts, write_label_errors
 from kindling.evaluation.report.html import Html, element
-from kindling.evaluation.report.samples import show_samples
+from kindling.evaluation.report.samples import NO_CLASS, show_samples
 from kindling.models import ClassificationTask, MultiLabelTask
 from kindling.runs.folders import LABEL_ERRORS
 from kindling.training.output_collector import Outputs
 from kindling.utils.text import count_noun
 
 SHOWN = 12
-NO_CLASS = "none"
-OTHERS = "Only test samples are covered. For all labels, run kindling repeat --folds 5 with the options of this run."
+REPEAT_ADVICE = " For all labels, run kindling repeat --folds 5 with the options of this run."
 
 
 def save_label_errors(
@@ -39,9 +38,11 @@ def label_error_section(
     data: BaseDataModule,
     covers_all: bool,
 ) -> Html:
-    """Return the most likely label errors; unless all folds were tested, with the command that covers all labels."""
+    """Return the most likely label errors; unless all folds were tested, with a command that does so, if there is."""
     total, wrong = count_noun(len(targets), "label", "labels"), int(errors.sure.sum())
-    scope = "" if covers_all else f" {OTHERS}"
+    scope = ""
+    if not covers_all:
+        scope = f" Only test samples are covered.{REPEAT_ADVICE if data.draws_folds else ''}"
     if not len(errors.rows):
         return element("p", f"None of {total} looks wrong.{scope}")
     rows = errors.rows[:SHOWN]

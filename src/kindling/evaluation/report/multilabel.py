@@ -12,12 +12,11 @@ from kindling.evaluation.report.classification import score_table
 from kindling.evaluation.report.heat_maps import RIGHT, Explain, ExplainedScore, Explanation
 from kindling.evaluation.report.html import Html, element, join, section
 from kindling.evaluation.report.metric_cards import metric_cards
-from kindling.evaluation.report.samples import SHOWN, show_samples
+from kindling.evaluation.report.samples import NO_CLASS, SHOWN, show_samples
 from kindling.utils.decision_threshold import THRESHOLD
 from kindling.utils.text import count_noun, format_metric, join_names
 
 NOTE = f"Ranges are 95% bootstrap confidence intervals ({RESAMPLES:,} resamples, 1,000 for the loss)."
-NO_CLASS = "none"
 CLASSES = 3  # with a heat map, of each sample
 
 

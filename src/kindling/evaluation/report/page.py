@@ -12,7 +12,7 @@ from torch import Tensor
 from kindling import __version__
 from kindling.data import BaseDataModule
 from kindling.data.datasets import inputs_of
-from kindling.evaluation.attribution import attribution_maps, is_whole
+from kindling.evaluation.attribution import attribution_maps
 from kindling.evaluation.multilabel import MultiLabelPredictions
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
@@ -27,12 +27,13 @@ from kindling.evaluation.report.regression import regression_sections
 from kindling.evaluation.statistics import random_blocks
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.many_classes import TopClasses
+from kindling.models.unfreezing import has_whole_weights
 from kindling.runs.text_files import read_text
 from kindling.training.output_collector import Outputs
 from kindling.utils.files import atomic_write
 from kindling.utils.pictures import are_images
 
-OTHERS = 16  # test images whose pixels heat maps compare with
+COMPARED_IMAGES = 16  # test images whose pixels heat maps compare with
 
 
 class FoldResults(NamedTuple):
@@ -84,12 +85,15 @@ def write_report(
     found = by_fold or FoldResults(type(model).__name__, lambda rows: mean_loss(model, outputs, targets, rows))
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     explain: Explain | None = None
-    if is_whole(model) and are_images(inputs_of(data.test, torch.tensor([0]))):
-        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
-        others = inputs_of(data.test, order[:OTHERS])
+    if has_whole_weights(model._trainer) and are_images(inputs_of(data.test, torch.tensor([0]))):
         maps = found.explain or (lambda rows, *arguments: attribution_maps(model, *arguments))
-        if others is not None:
-            explain = without_errors(lambda rows, images, weights: maps(rows, images, weights, others))
+
+        def explain_rows(rows: Tensor, images: Tensor, weights: Sequence[Tensor]) -> list[Tensor] | None:
+            others = inputs_of(data.test, rows_to_compare(len(targets), rows))
+            assert others is not None
+            return maps(rows, images, weights, others)
+
+        explain = without_errors(explain_rows)
     wrong: Tensor | None = None
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
     about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"
@@ -123,11 +127,18 @@ def write_report(
         suspects = label_error_section(errors, targets, model, data, covers_all=by_fold is not None)
         sections = chain(sections, [section("Likely label errors", suspects)])
     if explain:
-        sections = chain(sections, quality_section(data, wrong))
+        sections = chain(sections, quality_section(data, len(targets), wrong))
     parts = [element("h1", title), *lines, *sections, *_reproduction(run, command)]
     with atomic_write(run / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
     return run / "report.html"
+
+
+def rows_to_compare(number: int, explained: Tensor) -> Tensor:
+    """Return random indices of N samples without the explained ones (n,), or of all if too few are left."""
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
+    others = order[~torch.isin(order, explained)]
+    return (others if len(others) >= COMPARED_IMAGES else order)[:COMPARED_IMAGES]
 
 
 def mean_loss(model: BaseTask, outputs: Outputs, targets: Tensor, rows: Tensor) -> Tensor:

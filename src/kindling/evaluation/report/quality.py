@@ -15,17 +15,18 @@ MAX_IMAGES = 2000  # that are measured: a test should not take much longer for i
 SHOWN = 8  # of each fault
 
 
-def quality_section(data: BaseDataModule, wrong: Tensor | None) -> Iterator[Html]:
+def quality_section(data: BaseDataModule, tested: int, wrong: Tensor | None) -> Iterator[Html]:
     """Yield a section about faulty test images, if there are any.
 
     Args:
         data: The data module, of images.
-        wrong: Whether the prediction for each test sample is wrong, (N,); None if predictions are numbers.
+        tested: Number of test samples N, the first ones of the split.
+        wrong: Whether the prediction for each of them is wrong, (N,); None if predictions are numbers.
     """
     if not isinstance(data.test, ArrayDataset) or data.test.inputs[torch.tensor([0])].dtype != torch.uint8:
         return
-    number = min(len(data.test), MAX_IMAGES)
-    rows = torch.linspace(0, len(data.test) - 1, number).long()
+    number = min(tested, MAX_IMAGES)
+    rows = torch.linspace(0, tested - 1, number).long()
     faults = find_faults(data.test.inputs if number == len(data.test) else _Rows(data.test, rows), number)
     if not faults:
         return

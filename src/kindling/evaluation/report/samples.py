@@ -11,6 +11,7 @@ from kindling.evaluation.report.heat_maps import Explanation, HeatMap, heat_pict
 from kindling.evaluation.report.html import Html, element, join, name_cell, picture, table
 from kindling.utils.pictures import are_images, to_pil_image
 
+NO_CLASS = "none"  # of the classes of a sample
 SHOWN = 24
 SMALL = 96  # pixels; smaller images are enlarged without interpolation
 LARGE = 256  # pixels; larger images are reduced, and stored as JPEG: 24 photos as PNG had 15 MB
