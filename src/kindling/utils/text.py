@@ -29,10 +29,16 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
         >>> suggest("color", ["lr", "momentum"])
         ''
     """
+    near = nearest(name, known)
+    return f": did you mean {group}{near}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most similar or begins the same, ignoring case; empty if none is."""
     names = {candidate.lower(): candidate for candidate in known}
     typed = name.lower()
     near = difflib.get_close_matches(typed, names, n=1) or [key for key in names if typed and key.startswith(typed)]
-    return f": did you mean {group}{names[near[0]]}?" if near else ""
+    return names[near[0]] if near else ""
 
 
 def strip_control_characters(text: str) -> str:
