@@ -109,7 +109,7 @@ def class_arguments(class_path: str) -> list[str]:
 
 
 def replacement_hint(message: str, model: str) -> str:
-    """Return how to set an option, or a loss, that only a replacement of a classifier takes, for an error message.
+    """Return how to set an option, or a loss, that only another model for such data takes, for an error message.
 
     Args:
         message: Message about an option of the model.
@@ -125,6 +125,9 @@ def replacement_hint(message: str, model: str) -> str:
         is_shared = option[1] in own and option[1] != "loss_function"  # of which each task has its own
         if other is not None and not is_shared and option[1] in _arguments(other):
             hints.append(f"; for {targets}, add --model {other.__name__}")
+    transfer = [cls for cls in subclasses("model") if cls.__name__ == "TransferClassifier"]
+    if classes[0].__name__.startswith("CNN") and option[1] not in own and option[1] in _arguments(transfer[0]):
+        hints.append("; for transfer learning, use --config images_transfer")
     return "".join(hints)
 
 
