@@ -296,6 +296,14 @@ USAGE = {
         "MLPClassifier needs num_classes, which SumDataModule does not provide",
         "--model.num_classes VALUE",
     ],
+    ("fit", "--config", "images_cnn", "--data.dir", "photos"): [
+        "ImageFolderDataModule has no option data.dir: did you mean data.data_dir?"
+    ],
+    ("fit", "--config", "images_cnn", "--data.data_dir", "photos", "--model.backbone", "resnet18"): [
+        "CNNClassifier has no option model.backbone; for transfer learning, use --config images_transfer"
+    ],
+    ("test", "--ckpt", "best"): ["there is no option ckpt: did you mean ckpt_path?"],
+    ("predict", "--checkpoint=best"): ["there is no option checkpoint: did you mean ckpt_path?"],
     ("test",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("predict",): ["--ckpt_path", "best, last, a run folder or a file"],
     ("validate", "--config", "configs/quickstart.yaml"): ["--ckpt_path"],

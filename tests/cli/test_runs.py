@@ -208,10 +208,13 @@ def test_neither_torch_nor_lightning_is_imported(folder: Path) -> None:
         (["compare", "tiny"], "at least two runs"),
         (["compare", "tiny", "tiny/version_0"], "runs/tiny/version_0 is given twice"),
         (["compare", "tiny", "nothing_like_it"], "there is no run nothing_like_it"),
+        (["compare", "cnn/repeat_0", "cnn/repeat_7"], "there is no run cnn/repeat_7: did you mean cnn/repeat_0?"),
+        (["show", "runs/cnn/repeat_7"], "there is no run runs/cnn/repeat_7: did you mean runs/cnn/repeat_0?"),
     ],
 )
 def test_mistakes_end_in_one_line(kindling: Command, arguments: list[str], words: str) -> None:
     make_run("runs/tiny/version_0")
+    make_run("runs/cnn/repeat_0/seed_0/version_0")
     result = kindling("runs", *arguments)
     assert result.code in (1, 2)
     assert result.err.startswith("kindling: error: ")

@@ -203,7 +203,13 @@ def test_a_model_trained_on_rows_cannot_be_a_backbone(kindling: Command, trained
     ("options", "message"),
     [
         (["--model.backbone", "resnet19"], "unknown backbone 'resnet19': did you mean resnet1"),
-        (["--model.backbone", "runs/nowhere"], "unknown backbone 'runs/nowhere': give a torchvision network"),
+        (["--model.backbone", "runs/nowhere"], "backbone: there is no run runs/nowhere: kindling runs lists them"),
+        (
+            ["--model.backbone", "runs/started/version_1"],
+            "did you mean runs/started/version_0?",
+        ),
+        (["--model.backbone", "runs/started"], "there is no best.ckpt under runs/started: train one with kindling fit"),
+        (["--model.backbone", "runs/gone/last.ckpt"], "there is no checkpoint runs/gone/last.ckpt"),
         (["--model.backbone", "resnet1", "--model.image_size", "64"], "unknown backbone 'resnet1': did you mean"),
         (
             ["--model.weights", "IMAGENET"],
@@ -241,6 +247,8 @@ def test_mistakes_are_said_in_one_line(kindling: Command, options: list[str], me
     torch.save({"conv1.0.weight": torch.zeros(3)}, "other.pt")
     torch.save({"conv7.weight": torch.zeros(3)}, "fewer.pt")
     torch.save([torch.zeros(3)], "list.pt")
+    Path("runs/started/version_0").mkdir(parents=True)
+    Path("runs/started/version_0/run.json").write_text("{}")
     common = TRANSFER[: TRANSFER.index("--data")] if options[0] == "--data" else TRANSFER
     result = kindling(*common, *options)
     assert (result.code, result.err.count("\n")) == (1, 1)

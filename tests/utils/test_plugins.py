@@ -313,6 +313,52 @@ def test_a_class_without_its_plugin_says_how_to_add_it(kindling: Command, model:
     assert line in result.err
 
 
+@pytest.mark.quick_cases(3)
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--model WideNet", "there is no model WideNet: did you mean leafnet.wide.WideNet?"),
+        ("--model WideNett", "there is no model WideNett: did you mean leafnet.wide.WideNet?"),
+        (
+            "--data ShadesDataModule",
+            "no data source ShadesDataModule: did you mean leafnet.more.shades.ShadesDataModule?",
+        ),
+        ("--trainer.callbacks WeightNorm", "there is no class WeightNorm: did you mean leafnet.more.WeightNorm?"),
+        ("--model leafnet.wide.Wide", "there is no class leafnet.wide.Wide: did you mean leafnet.wide.WideNet?"),
+        ("--model leafnet.wide.Widenet", "there is no class leafnet.wide.Widenet: did you mean leafnet.wide.WideNet?"),
+        ("--model leafnet.WideNet", "there is no class leafnet.WideNet: did you mean leafnet.wide.WideNet?"),
+        ("--model leafnet.LeafNett", "there is no class leafnet.LeafNett: did you mean leafnet.LeafNet?"),
+        ("--model leafnet.wyde.WideNet", "there is no module leafnet.wyde: did you mean leafnet.wide.WideNet?"),
+        ("--model leafnet.gone.Zzz", "there is no module leafnet.gone\n"),
+        (
+            "--model leafnet.broken.Wid",
+            "leafnet.broken can't be imported: SyntaxError: '(' was never closed (broken",
+        ),
+        (
+            "--model leafnet.lacks.Wid",
+            "leafnet.lacks can't be imported: ModuleNotFoundError: No module named 'leafnet.",
+        ),
+        ("--model.optimizer torch.optim.Adamm", "there is no class torch.optim.Adamm: did you mean torch.optim.Adam?"),
+    ],
+)
+def test_classes_that_a_package_does_not_import_are_suggested(kindling: Command, option: str, line: str) -> None:
+    site = install("leafnet", MODELS)
+    touch = "from pathlib import Path\nPath('ran').touch()\n"
+    try:
+        write_file("from leafnet import LeafNet\nclass WideNet(LeafNet):\n    pass\n", "site/leafnet/wide.py")
+        write_file(f"{touch}class WeightNorm(Callback):\n    pass\n", "site/leafnet/more/__init__.py")
+        write_file(f"{touch}class ShadesDataModule(X):\n    pass\n", "site/leafnet/more/shades.py")
+        write_file("class Wid(", "site/leafnet/broken.py")
+        write_file("import leafnet.x", "site/leafnet/lacks.py")
+        result = kindling("fit", *LEAF, *option.split())
+    finally:
+        uninstall(site)
+        sys.modules.pop("leafnet.wide", None)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert line in result.err
+    assert not Path("ran").exists()
+
+
 @pytest.mark.slow
 def test_a_class_that_a_plugin_no_longer_has_is_named(kindling: Command) -> None:
     write_file()

@@ -4,11 +4,14 @@ import importlib.util
 import inspect
 import re
 import sys
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
 
-from kindling.utils.plugins import ENGINE
-from kindling.utils.text import join_names, shorten, suggest
+from kindling.cli.plugin_source import source_classes
+from kindling.utils.errors import UsageError
+from kindling.utils.plugins import ENGINE, describe_import_error
+from kindling.utils.text import join_names, nearest, shorten
 
 # What the classes of an option are called, without and with an article.
 NOUNS = {
@@ -43,14 +46,58 @@ def describe_unknown(key: str, name: str) -> str:
             if len(known) <= MAX_CHOICES
             else ": add custom classes with --plugin FILE"
         )
-        return f"there is no {noun} {shorten(name, 60)}{suggest(name, known) or choices}"
+        near = _suggest_class(name, dict(zip(known, known, strict=True)))
+        return f"there is no {noun} {shorten(name, 60)}{near or choices}"
     if found := loaded_class(name):
         advice = f"{name} is a base class: choose a subclass with --{key} NAME"
         return advice if is_base(found) else f"{name} is not {nouns}"
     package = name.partition(".")[0]
     if package in sys.modules or importlib.util.find_spec(package):
-        return f"there is no class {shorten(name, 60)}"
+        missing = _missing_module(module)
+        what = f"module {shorten(missing, 60)}" if missing else f"class {shorten(name, 60)}"
+        return f"there is no {what}{_suggest_class(name, _classes_beside(name, key))}"
     return f"there is no module {package} for {name}: add --plugin {package}.py, or install the package that has it"
+
+
+def _suggest_class(name: str, known: dict[str, str]) -> str:
+    """Return a hint with the class whose name is most similar; empty if none is.
+
+    Args:
+        name: Short name or class path.
+        known: How to refer to each class, by its name; those of plug-in packages that are not imported are added.
+    """
+    package, _, short = name.rpartition(".")
+    top = package.partition(".")[0]
+    paths = [path for path in source_classes() if loaded_class(path) is None and path.startswith(f"{top}." * bool(top))]
+    known = {path.rpartition(".")[2]: path for path in paths} | known
+    near = nearest(short, known)
+    return f": did you mean {known[near]}?" if near else ""
+
+
+def _classes_beside(class_path: str, key: str) -> dict[str, str]:
+    """Return the path of each class that an option takes in the same package, by its name; same module first."""
+    module = class_path.rpartition(".")[0]
+    top = f"{module.partition('.')[0]}."
+    classes = [cls for cls in subclasses(key) if f"{cls.__module__}.".startswith(top)]
+    found = {cls.__name__: f"{cls.__module__}.{cls.__name__}" for cls in classes}
+    names = [cls.__name__ for cls in classes if loaded_class(f"{module}.{cls.__name__}") is cls]
+    return found | {name: f"{module}.{name}" for name in names}
+
+
+def _missing_module(module: str) -> str:
+    """Return the first package or module in a path that does not exist; empty if all do.
+
+    Raises:
+        UsageError: If one can't be imported, as the parser has just tried.
+    """
+    try:
+        import_module(module)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            return missing
+        raise UsageError(f"{module} can't be imported: {describe_import_error(error, module)}") from error
+    return ""
 
 
 def class_arguments(class_path: str) -> list[str]:
@@ -62,7 +109,7 @@ def class_arguments(class_path: str) -> list[str]:
 
 
 def replacement_hint(message: str, model: str) -> str:
-    """Return how to set an option, or a loss, that only a replacement of a classifier takes, for an error message.
+    """Return how to set an option, or a loss, that only another model for such data takes, for an error message.
 
     Args:
         message: Message about an option of the model.
@@ -78,6 +125,9 @@ def replacement_hint(message: str, model: str) -> str:
         is_shared = option[1] in own and option[1] != "loss_function"  # of which each task has its own
         if other is not None and not is_shared and option[1] in _arguments(other):
             hints.append(f"; for {targets}, add --model {other.__name__}")
+    transfer = [cls for cls in subclasses("model") if cls.__name__ == "TransferClassifier"]
+    if classes[0].__name__.startswith("CNN") and option[1] not in own and option[1] in _arguments(transfer[0]):
+        hints.append("; for transfer learning, use --config images_transfer")
     return "".join(hints)
 
 

@@ -55,7 +55,7 @@ class Sources:
         parser = UsageErrorParser(add_help=False)
         parser.add_argument("--ckpt_path")
         parser.add_argument("-c", "--config", action="append", default=[])
-        named = parser.parse_known_args(typed)[0]
+        named, others = parser.parse_known_args(typed)
         configs = [Path(config) for config in named.config]
         for path in filter(Path.is_file, configs):
             read_yaml(path)  # raises UsageError if it is invalid
@@ -68,6 +68,9 @@ class Sources:
             stored = restore_last(checkpoint) if command == "fit" else read_checkpoint(checkpoint)
             config = config_from_checkpoint(checkpoint, stored, command, typed, configs)
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
+            for name in map(option_name, group_options(others)):
+                if "." not in name and name.startswith(("ckpt", "checkpoint")):
+                    raise UsageError(f"there is no option {name}: did you mean ckpt_path?")
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         given = typed_arguments("model", typed, configs) | argument_names(config.get("model"))
         return cls(typed, configs, checkpoint, stored, config, given.intersection(DATA_ARGUMENTS))

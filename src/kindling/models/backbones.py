@@ -14,6 +14,7 @@ from kindling.models.timm_backbones import timm_backbone
 from kindling.models.timm_networks import PREFIX, is_timm_name
 from kindling.models.weights import check_weights_file, load_weights, read_file, read_torchvision
 from kindling.runs.find_checkpoint import find_checkpoint
+from kindling.runs.run import describe_missing_run
 
 # Families of networks with a fixed input size, and the constructor argument that sets it.
 SIZE_ARGUMENTS = {"vit": "image_size", "maxvit": "input_size"}
@@ -138,6 +139,10 @@ def kindling_backbone(source: str) -> Backbone:
         try:
             path = find_checkpoint(source)
         except FileNotFoundError as error:
+            if source in ("best", "last") or source.endswith(".ckpt") or Path(source).exists():  # a run without one
+                raise
+            if len(Path(source).parts) > 1:
+                raise ValueError(f"backbone: {describe_missing_run(source)}") from error
             near = difflib.get_close_matches(source, torchvision_names(), n=1)
             near = [f"{PREFIX}{source}"] if is_timm_name(source) else near
             hint = f"did you mean {near[0]}?" if near else "give a torchvision network, a run folder or a checkpoint"

@@ -128,6 +128,14 @@ def find_run(name: str, root: Path = RUNS) -> Path:
     for folder in (Path(name), root / name):
         if folder.is_dir() and (runs := find_runs(folder)):
             return runs[0] if len(runs) == 1 else sort_by_start(map(Run.read, runs))[-1].path
-    known = {str(path.relative_to(root)) for path in find_runs(root)}
-    known |= {path.split(os.sep)[0] for path in known}
-    raise FileNotFoundError(f"there is no run {name}{suggest(name, known) or f': {program_name()} runs lists them'}")
+    raise FileNotFoundError(describe_missing_run(name, root))
+
+
+def describe_missing_run(name: str, root: Path = RUNS) -> str:
+    """Return one line about a run that does not exist, with the run, or folder of runs, whose path is most similar."""
+    paths = {inner for path in find_runs(root) for inner in (path, *path.parents) if inner.is_relative_to(root)} - {
+        root
+    }
+    is_whole = Path(name).is_relative_to(root)
+    known = [str(path if is_whole else path.relative_to(root)) for path in sorted(paths)]
+    return f"there is no run {name}{suggest(name, known) or f': {program_name()} runs lists them'}"

@@ -83,7 +83,7 @@ def _add(source: str, load: Callable[[], ModuleType], is_named: bool = True) -> 
     except (Exception, SystemExit) as error:
         if isinstance(error, UsageError):
             raise
-        raise ValueError(f"the plug-in {source} can't be imported: {_reason(error, source)}") from error
+        raise ValueError(f"the plug-in {source} can't be imported: {describe_import_error(error, source)}") from error
     package = module.__name__ if hasattr(module, "__path__") else module.__package__ or module.__name__
     plugin = Plugin(package, source, is_named)
     if not _has_classes(plugin, module):
@@ -91,8 +91,8 @@ def _add(source: str, load: Callable[[], ModuleType], is_named: bool = True) -> 
     LOADED[module.__name__] = plugin
 
 
-def _reason(error: BaseException, source: str) -> str:
-    """Return a one-line description of a plug-in's error, with file and line."""
+def describe_import_error(error: BaseException, source: str) -> str:
+    """Return a one-line description of the error of an import, with file and line; `source` is what was imported."""
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({Path(error.filename or source).name}, line {error.lineno})"
     import_machinery = ("<frozen", importlib.__file__, importlib.util.__file__, __file__)

@@ -19,20 +19,30 @@ def program_name() -> str:
 
 
 def suggest(name: str, known: Iterable[str], group: str = "") -> str:
-    """Return a hint with the known name that is most similar or begins the same, ignoring case; empty if none is.
+    """Return a hint with the `nearest` known name; empty if there is none.
 
     Examples:
         >>> suggest("lrr", ["lr", "momentum"], "optimizer.")
         ': did you mean optimizer.lr?'
         >>> suggest("seed", ["seed_everything", "run_name"])
         ': did you mean seed_everything?'
+        >>> suggest("dir", ["labels", "data_dir"])
+        ': did you mean data_dir?'
         >>> suggest("color", ["lr", "momentum"])
         ''
     """
+    near = nearest(name, known)
+    return f": did you mean {group}{near}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most similar, or begins or ends the same, ignoring case; empty if none is."""
     names = {candidate.lower(): candidate for candidate in known}
     typed = name.lower()
-    near = difflib.get_close_matches(typed, names, n=1) or [key for key in names if typed and key.startswith(typed)]
-    return f": did you mean {group}{names[near[0]]}?" if near else ""
+    near = difflib.get_close_matches(typed, names, n=1)
+    near = near or [key for key in names if typed and key.startswith(typed)]
+    near = near or [key for key in names if typed and key.endswith(f"_{typed}")]
+    return names[near[0]] if near else ""
 
 
 def strip_control_characters(text: str) -> str:

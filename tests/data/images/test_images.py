@@ -330,6 +330,25 @@ def test_broken_images_stop_the_run_or_are_skipped(kindling: Command) -> None:
     assert "nowhere not found: set --data.predict to an image or a folder of images" in result.err
 
 
+@pytest.mark.slow
+def test_a_run_that_skipped_broken_images_resumes(kindling: Command) -> None:
+    for split in ("train", "val", "test"):
+        for label, side in (("cat", 12), ("dog", 20)):
+            folder = Path("photos", split, label)
+            folder.mkdir(parents=True)
+            for number in range(2):
+                photo(label, number, (side, side)).save(folder / f"{split}{number}.png")
+    damage(Path("photos/train/dog/damaged.png"))  # of 40 x 40 pixels
+    once = ["--data.skip_broken", "true", "--test_after_fit", "false"]
+    assert kindling("fit", *FIT, *once).code == 0
+    stored = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["ImageFolderDataModule"]
+    listed = ImageFolderDataModule("photos", split=RUN / "split.csv")  # without the damaged image
+    assert (stored["image_size"], listed.input_shape[1]) == (20, 16)
+    result = kindling("fit", "--ckpt_path", "runs/photos", "--trainer.max_epochs", "4")
+    assert result.code == 0, result.err
+    assert {row["epoch"] for row in table(RUN / "metrics.csv")} >= {"0", "3"}
+
+
 def test_a_broken_image_does_not_stop_the_prediction_of_the_others(kindling: Command) -> None:
     write("photos", 10)
     assert kindling("fit", *FIT).code == 0

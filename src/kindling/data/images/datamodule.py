@@ -141,6 +141,7 @@ class ImageFolderDataModule(AugmentedImages):
         self.memory_gb = memory_gb
         check_range("cache_gb", cache_gb, 0)
         self.cache_dir, self.cache_gb = cache_dir, cache_gb
+        self._restored: FittedState = {}  # of the checkpoint from which training resumes
 
     @property
     def task(self) -> ImageTask:
@@ -192,6 +193,9 @@ class ImageFolderDataModule(AugmentedImages):
     def restore_fitted(self, state: FittedState) -> None:
         if "task" in state:  # `split.csv` has the labels, but not the fitted state of their file
             self.load_state_dict(state)
+        elif self.skip_broken:  # `split.csv` lists no broken images, but they had a part in these
+            names = ("levels",) if self.image_size else ("image_size", "levels")
+            self._restored = {name: state[name] for name in names if name in state}
 
     @override
     def combine_fitted(self, states: Sequence[FittedState]) -> None:
@@ -315,7 +319,7 @@ class ImageFolderDataModule(AugmentedImages):
         """All images in their final splits; after `load_training`, without broken ones."""
         sizes = {"test": self.test_split, "val": self.val_split}
         samples, fitted = self._images.draw(sizes, self.split_seed, self.fold, self.image_size)
-        self.fitted = self.fitted or fitted
+        self.fitted = self.fitted or fitted | self._restored
         return samples
 
     def _read(
