@@ -235,6 +235,15 @@ def test_a_mistake_ends_in_a_line_that_names_the_row(
     assert len(str(raised.value)) < 300
 
 
+def test_classes_that_could_be_lists_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    rows, kinds = photos(), ["person", "animal|fur", "food", "food|fur"]
+    write("tags.csv", ["file", "tags"], [(file, kinds[index % 4]) for index, (file, *_) in enumerate(rows)])
+    assert read("tags.csv").task == "classification"
+    said = " ".join(capfd.readouterr().err.split())
+    assert "tags has 4 different values, so classes (--data.task multilabel splits them at |)" in said
+    assert read("tags.csv", task="multilabel").class_names == ("animal", "food", "fur", "person")
+
+
 def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> None:
     rows = photos()
     shutil.copy("photos/image 00.png", "photos/image 00.bmp")

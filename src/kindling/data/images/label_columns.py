@@ -166,6 +166,8 @@ def read_column(
     if task == "auto" and (len(names) <= MAX_USUAL_CLASSES or any(map(np.isnan, map(as_number, names)))):
         are_numbers = not any(map(np.isnan, map(as_number, names)))
         hint = "--data.task regression for numbers" if are_numbers else "classification"
+        if splits_at := find_separator(cells, are_lists=True):
+            hint = f"--data.task multilabel splits them at {splits_at}"
         logger.info(f"{path}: {name} has {len(target.names):,} different values, so classes ({hint})")
     texts: list[str | None] = [*target.names, None]
     return LabelColumn([texts[label] for label in target.labels], "classification", sort_names(target.names), target)
