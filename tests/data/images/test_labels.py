@@ -178,10 +178,11 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
         (["file", "kind"], {}, {"target": "sort"}, "labels.csv has no column sort. It has file, kind"),
         (["file", "kind"], {}, {"target": "kin"}, "labels.csv has no column kin: did you mean kind? It has file, kind"),
         (
-            ["file", "kind", "by"],
+            ["file", "kind", "taken by"],
             {},
             {},
-            "labels.csv has several columns that may be labels: choose with --data.target",
+            "labels.csv has several columns that may be labels: choose with --data.target kind or "
+            "--data.target 'taken by'",
         ),
         (["file"], {}, {}, "labels.csv has no column of labels, only file"),
         (
@@ -225,7 +226,7 @@ def test_a_mistake_ends_in_a_line_that_names_the_row(
     for index, name in enumerate(flat):  # image 00, 01, ... in the folder itself
         Path("photos", name).rename(f"photos/image {index:02}.png")
     shutil.rmtree("photos/more")
-    values = {"file": "image {:02}.png", "kind": "a", "by": "me", "split": "train", "a": "1", "b": "0"}
+    values = {"file": "image {:02}.png", "kind": "a", "taken by": "me", "split": "train", "a": "1", "b": "0"}
     rows = [
         tuple("b" if name == "kind" and row % 2 else values[name].format(row) for name in header) for row in range(30)
     ]

@@ -1,6 +1,7 @@
 """The columns of a file of labels that hold the labels: one of classes, numbers or lists of classes, or one a class."""
 
 import logging
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,8 @@ def choose_columns(
     if not names:
         raise ValueError(f"{path} has no column of labels, only {join_names([*frame])}")
     if len(names) > 1 and not all(_is_binary(read_cells(frame[name], missing)) for name in names):
-        raise ValueError(f"{path} has several columns that may be labels: choose with --data.target {'|'.join(names)}")
+        choices = " or ".join(f"--data.target {shlex.quote(name)}" for name in names)
+        raise ValueError(f"{path} has several columns that may be labels: choose with {choices}")
     return [*names]
 
 
