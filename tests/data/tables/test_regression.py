@@ -239,7 +239,11 @@ def test_an_integer_target_of_many_values_may_be_classes(capfd: pytest.CaptureFi
         ([1.5, *[""] * 98, 2], {}, "column y of data.csv has 2 values, and train, test and val each need one"),
         ([*range(99), "1e30"], {}, "row 99 (counted from 0) holds 1e30, larger than 1e+15: correct it"),
         ([*range(99), "1,5,3"], {}, "row 99 (counted from 0) holds 1,5,3, not a number: correct it, or if it means"),
-        ([*range(100)], {"task": "classification"}, "100 distinct values, too many for classes: add --data.task reg"),
+        (
+            [*range(100)],
+            {"task": "classification"},
+            "100 distinct values (100 of them in fewer than 3 rows), too many f",
+        ),
         ([*range(20)] * 5, {"task": "auto", "val_split": 1.0}, "`val_split` must hold out"),
     ],
 )
