@@ -310,7 +310,8 @@ def test_a_mistake_ends_the_command_and_leaves_nothing(kindling: Command, table:
 
 def test_path_and_target_must_be_given(kindling: Command) -> None:
     result = kindling("fit", "--config", "configs/table_mlp.yaml")
-    assert (result.code, result.err) == (2, "kindling: error: data.path, data.target must be given\n")
+    message = "data.path, data.target must be given: add --data.path PATH --data.target COLUMN"
+    assert (result.code, result.err) == (2, f"kindling: error: {message}\n")
 
 
 @pytest.mark.slow
