@@ -330,7 +330,7 @@ def test_a_row_whose_image_is_missing_is_a_finding() -> None:
     broken = found(inspect_data(ImageFolderDataModule("photos", labels="tags.csv")))["broken"]
     assert broken.severity == "error"
     assert broken.message == (
-        "tags.csv: row 60 (counted from 0) names gone.png, which is not an image in photos (2 such rows)"
+        "tags.csv: row 60 (counted from 0, line 62) names gone.png, which is not an image in photos (2 such rows)"
     )
 
 
@@ -458,7 +458,7 @@ def test_16_bit_images_are_shown_as_the_model_sees_them(kindling: Command, monke
 
     monkeypatch.setattr("kindling.data.images.image_splits.inspect", count)
     result = kindling("check", "--data", "ImageFolderDataModule", "--data.data_dir", "photos", "--out", "check.html")
-    assert "1 of 12 images are blank" in result.out
+    assert "1 of 12 images is blank" in result.out
     assert len(inspected) == 12  # once each
     content = Path("check.html").read_text().partition(";base64,")[2].partition('"')[0]
     assert np.asarray(Image.open(io.BytesIO(b64decode(content)))).mean() > 150

@@ -166,14 +166,14 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "kind"],
             {3: ("lost.png", "a")},
             {},
-            "row 3 (counted from 0) names lost.png, which is not an image in",
+            "row 3 (counted from 0, line 5) names lost.png, which is not an image in",
         ),
-        (["file", "kind"], {3: ("", "a")}, {}, "row 3 (counted from 0) names no image: correct it"),
+        (["file", "kind"], {3: ("", "a")}, {}, "row 3 (counted from 0, line 5) names no image: correct it"),
         (
             ["file", "kind"],
             {3: ("image 00.png", "b")},
             {},
-            "row 3 (counted from 0) gives image 00.png another label or sp",
+            "row 3 (counted from 0, line 5) gives image 00.png another label or sp",
         ),
         (["file", "kind"], {}, {"target": "sort"}, "labels.csv has no column sort. It has file, kind"),
         (["file", "kind"], {}, {"target": "kin"}, "labels.csv has no column kin: did you mean kind? It has file, kind"),
@@ -195,13 +195,13 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "kind"],
             {},
             {"task": "regression"},
-            "row 0 (counted from 0) holds a, not a number, which --data.task",
+            "row 0 (counted from 0, line 2) holds a, not a number, which --data.task",
         ),
         (
             ["file", "kind", "split"],
             {2: ("image 02", "a", "x")},
             {},
-            "row 2 (counted from 0) has x in the column split, n",
+            "row 2 (counted from 0, line 4) has x in the column split, n",
         ),
         (
             ["file", "a", "b"],
@@ -213,7 +213,7 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "a", "b"],
             {1: ("image 01", "2", "0")},
             {"target": ("a", "b")},
-            "row 1 (counted from 0) has 2 in the c",
+            "row 1 (counted from 0, line 3) has 2 in the c",
         ),
     ],
 )
@@ -253,7 +253,9 @@ def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> No
     data = read("labels.csv", skip_broken=True)
     assert len(data._samples) == 50
     said = " ".join(capfd.readouterr().err.split())
-    assert "left out: labels.csv: row 52 (counted from 0) names gone.png, which is not an image in photos" in said
+    assert (
+        "left out: labels.csv: row 52 (counted from 0, line 54) names gone.png, which is not an image in photos" in said
+    )
     assert "labels.csv: 1 image is listed more than once, such as image 00.png in rows 0, 50" in said
     assert "left out: 11 images of photos without a label in labels.csv: image 00.bmp and 10 more" in said
     assert "left out: 1 row of labels.csv without kind" in said

@@ -1,5 +1,6 @@
 """Images of a folder, and checks of their files and pixels."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -63,7 +64,7 @@ class FolderImages:
                 "broken", "error", f"{len(broken):,} of {len(self.listed):,} images can't be used", where, fix
             )
         for note in notes:
-            if note.startswith(MISSING) and " (counted from 0) names " in note:
+            if re.match(MISSING + r".*\(counted from 0[^)]*\) names ", note):
                 fix = "correct the file of labels, or leave such rows out: --data.skip_broken true"
                 yield Finding("broken", "error", note.removeprefix(MISSING), [], fix)
         yield from self._groups()

@@ -14,6 +14,7 @@ from kindling.data.images.samples import ImageTask
 from kindling.data.images.targets import SEPARATOR
 from kindling.data.tables.cells import Cells, read_cells
 from kindling.data.tables.class_target import MAX_USUAL_CLASSES
+from kindling.data.tables.files import locate_row
 from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.number_target import NumberTarget
 from kindling.data.tables.table_file import TableFile
@@ -112,7 +113,7 @@ def read_columns(
         values = [BINARY.get(as_name(value).lower()) for value in cells.values]
         for code in [code for code, value in enumerate(values) if value is None][:1]:
             row, value = int(np.flatnonzero(cells.codes == code)[0]), abbreviate(cells.values[code])
-            raise ValueError(f"{path}: row {row} (counted from 0) has {value} in the column {name}, not 0 or 1")
+            raise ValueError(f"{path}: {locate_row(path, frame, row)} has {value} in the column {name}, not 0 or 1")
         has_class[:, position] = np.array([*values, False], dtype=bool)[cells.codes]
         known &= (cells.codes >= 0) | is_empty
         empty += int(is_empty.sum())

@@ -113,8 +113,8 @@ class NumberTarget:
         missing = f", leave it out with {missing_option([*self.table.missing, *texts])}" if len(texts) == 1 else ""
         numbers = count_noun(int(self.known.sum()), "number is", "numbers are")
         yield (
-            f"{self.table.target_name}: {len(far):,} of {numbers} far from the others, such as {number} in row {row} "
-            f"(counted from 0): correct it{missing}, or limit its effect with --model.loss_function huber "
+            f"{self.table.target_name}: {len(far):,} of {numbers} far from the others, such as {number} in "
+            f"{self.table.locate(row)}: correct it{missing}, or limit its effect with --model.loss_function huber "
             "(and --model NAME, if the model NAME replaced a classifier)"
         )
 
@@ -124,7 +124,7 @@ def not_a_number(table: TableFile, cells: Cells, row: int, reason: str = "not a 
     value = cells.values[cells.codes[row]]
     option = missing_option([*table.missing, as_name(value)])
     return ValueError(
-        f"{table.target_name}: row {row} (counted from 0) holds {abbreviate(value)}, {reason}: correct it, or if it "
+        f"{table.target_name}: {table.locate(row)} holds {abbreviate(value)}, {reason}: correct it, or if it "
         f"means missing, {option}"
     )
 
