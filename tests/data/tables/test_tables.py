@@ -259,7 +259,8 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
             {"target": "zzz"},
             "no column zzz as the target. It has customer_id, name, age, spent, plan, visits, member, ab",
         ),
-        ({"drop": ["vists"]}, "`drop`: customers.csv has no column vists: did you mean visits?"),
+        ({"drop": ["vists"]}, "`drop`: customers.csv has no column vists: did you mean visits? It has customer_id, "),
+        ({"drop": ["age", "vists", "zzz"]}, "`drop`: customers.csv has no columns vists, zzz. It has customer_id, na"),
         ({"drop": ["age", "spent", "plan", "visits", "member", "abroad"]}, "no feature columns are left"),
         (
             {"target": "spent", "task": "classification"},
