@@ -395,7 +395,7 @@ def test_one_wild_target_is_named_and_has_a_remedy(kindling: Command) -> None:
         assert "TabMRegressor" in Path("runs/tables/version_0/config.yaml").read_text()  # the network of the recipe
         shutil.rmtree("runs")
     [line] = said
-    assert line.startswith("column y of wild.csv: 1 of 400 numbers are far from the others, such as 1000000000000.0 in")
+    assert line.startswith("column y of wild.csv: 1 of 400 numbers is far from the others, such as 1000000000000.0 in")
     assert f"{missing}, or limit its effect with {loss} (and --model NAME, if the model NAME replaced a class" in line
     assert len(line) < 300
 
