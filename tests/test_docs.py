@@ -27,7 +27,6 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from conftest import CONFIGS, Command, Train
 from kindling.cli.commands import COMMANDS
-from kindling.data.mnist import read_sample
 from kindling.deploy.addresses import free_port
 from site_pages import generate_pages
 
@@ -156,10 +155,6 @@ def own_data(tmp_path_factory: pytest.TempPathFactory, mnist: Path) -> Path:
     visits = pd.DataFrame({"patient": np.arange(80) % 20, "visited": pd.date_range("2024-01-01", periods=80)})
     visits["pulse"], visits["ill"] = random.normal(70, 10, 80), random.choice(["yes", "no"], 80)
     visits.to_csv(folder / "visits.csv", index=False)
-    images, labels = read_sample("test")
-    seven = images[labels == 7][0, 0]
-    Image.fromarray(seven.numpy()).save(folder / "seven.png")
-    (folder / "digits.json").write_text(json.dumps({"inputs": (images[:2] / 255).tolist()}))
     return folder
 
 
@@ -202,7 +197,7 @@ def serve(server: str, clients: list[tuple[str, str]]) -> None:
             if language == "python":
                 names: dict[str, Any] = {}
                 exec(code, names)
-                assert names["prediction"]["class"] in "0123456789"
+                assert "/predict" not in code or names["prediction"]["class"] in "0123456789"
             elif language == "javascript" and shutil.which("node"):
                 words = ["node", "--input-type=module", "--eval", code]
                 assert re.match(

@@ -188,7 +188,7 @@ YAML = {
 USAGE = {
     ("tset",): ["tset", "did you mean test?"],
     ("frobnicate",): ["frobnicate", "fit, validate, test, predict"],
-    ("fit",): ["--model must be given"],
+    ("fit",): ["model must be given: add --model NAME"],
     ("fit", "--model", "CNNClassifier"): ["--data is required: CNNClassifier does not provide its own data"],
     ("",): ["there is no command ''", "fit, validate, test, predict"],
     (*QUICK, "stray"): ["unexpected argument 'stray'", "--NAME VALUE"],
@@ -266,7 +266,9 @@ USAGE = {
     (*QUICK, "--model.optimizer", "Sgd"): ["did you mean SGD?"],
     (*QUICK, "--model.optimizer", "SGDD"): ["model.optimizer", "SGDD", "did you mean SGD?"],
     (*QUICK, "--model.optimizer.lrr", "3"): ["model.optimizer.lrr", "did you mean model.optimizer.lr?"],
-    (*QUICK, "--model.lr_scheduler", "StepLR"): ["model.lr_scheduler.step_size must be given"],
+    (*QUICK, "--model.lr_scheduler", "StepLR"): [
+        "model.lr_scheduler.step_size must be given: add --model.lr_scheduler.step_size VALUE"
+    ],
     (*QUICK, "--model.dropout", "much"): ["model.dropout: much is not float"],
     (*QUICK, "--model.channels", "32"): ["model.channels: 32 is not a list such as [1, 2]"],
     (*QUICK, "--data.source", "FasionMNIST"): ["data.source: FasionMNIST is not one of MNIST, FashionMNIST"],

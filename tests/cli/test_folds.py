@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from conftest import Command
 from kindling import TableDataModule, load
-from kindling.cli.fold_results import combine_folds
+from kindling.cli.fold_results import combine_folds, predict_command
 
 REPEAT = Path("runs/folds/repeat_0")
 SMALL = (
@@ -57,6 +57,7 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     command = ("repeat", "--folds", 3, "--model", "MLPClassifier", *SMALL, "--data.drop", "[spent]")
     result = kindling(*command)
     assert result.code == 0, result.err
+    assert "predict --ckpt_path runs/folds/repeat_0 --data.predict FILE" in " ".join(result.out.split())
     found = pd.read_csv(REPEAT / "predictions.csv")
     assert found["row"].tolist() == list(range(240))
     assert found["customer"].tolist() == shops["customer"].tolist()
@@ -97,6 +98,7 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     refused = kindling("test", "--ckpt_path", REPEAT)
     assert refused.code == 1
     assert "has no test rows: the members of the ensemble were trained on different ones" in refused.err
+    assert "--data.test_path FILE to test on unseen rows, or --data.predict FILE to predict" in refused.err
     shops.assign(customer=shops["customer"].str.replace("C", "N")).to_csv("new.csv", index=False)
     assert kindling("test", "--ckpt_path", REPEAT, "--data.test_path", "new.csv").code == 0
     tested = pd.read_csv(REPEAT / "ensemble/version_0/predictions.csv")
@@ -370,6 +372,10 @@ def test_runs_on_images_are_combined_too(kindling: Command) -> None:
     assert len(page.pictures) == (tested["label"] != tested["prediction"]).sum()
     expected = np.mean([load(REPEAT / name).predict("photos/cat").probabilities for name in members], axis=0)
     np.testing.assert_allclose(load(REPEAT).predict("photos/cat").probabilities, expected, atol=1e-6)
-    refused = kindling("test", "--ckpt_path", REPEAT)
-    assert refused.code == 1
-    assert "has no test images: the members of the ensemble were trained on all" in refused.err
+    for command in ("test", "predict"):
+        refused = kindling(command, "--ckpt_path", REPEAT)
+        assert refused.code == 1
+        assert "has no test images: the members of the ensemble were trained on all; add --data." in refused.err
+        assert "to test on unseen images, or --data.predict FOLDER to predict" in refused.err
+    assert predict_command(REPEAT).endswith("predict --ckpt_path runs/folds/repeat_0 --data.predict FOLDER")
+    assert kindling("predict", "--ckpt_path", REPEAT, "--data.predict", "photos/cat").code == 0

@@ -182,9 +182,10 @@ def test_statistics_agree_with_scipy_and_with_nadeau_and_bengio() -> None:
 def test_intervals_end_at_the_limits_of_their_metrics() -> None:
     values = {"test/accuracy": [0.97, 0.995], "test/r2": [0.9, 0.99], "test/mae": [1.0, 9.0], "test/loss": [0.1, 0.9]}
     values["val_accuracy"] = [97.0, 99.5]  # in percent, from another library
+    values["val/loss"] = [-0.1, 0.9]  # of a density
     summary = summarize({name: dict(enumerate(map(float, pair))) for name, pair in values.items()}, 0)  # type: ignore[arg-type]
     ends = {name: stats.t.interval(0.95, 1, np.mean(pair), stats.sem(pair)) for name, pair in values.items()}
-    limits = {"test/accuracy": (0, 1), "test/r2": (-np.inf, 1), "test/mae": (0, np.inf)}
+    limits = {"test/accuracy": (0, 1), "test/r2": (-np.inf, 1), "test/mae": (0, np.inf), "test/loss": (0, np.inf)}
     for name, found in summary.items():
         assert (found["low"], found["high"]) == pytest.approx(np.clip(ends[name], *limits.get(name, (-np.inf, np.inf))))
         is_cut = (found["low"], found["high"]) != pytest.approx(ends[name])
@@ -194,9 +195,10 @@ def test_intervals_end_at_the_limits_of_their_metrics() -> None:
 
 def test_the_numbers_of_a_metric_have_the_same_decimals(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = {"test/mae": {"seed_1": 44.5, "seed_2": 46.25}, "test/accuracy": {"seed_1": 0.9, "seed_2": 0.91234}}
+    metrics |= {"test/roc_auc": {"seed_1": 1.0, "seed_2": 1.0}, "test/map": {"seed_1": 0.0, "seed_2": 0.0}}
     say(repeat_table("", summarize(metrics, 0)))
     rows = [re.findall(r"-?[\d.]+", line) for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert [{len(number.partition(".")[2]) for number in row[:-1]} for row in rows] == [{2}, {4}]
+    assert [{len(number.partition(".")[2]) for number in row[:-1]} for row in rows] == [{2}, {4}, {4}, {4}]
 
 
 def test_needed_runs_are_those_at_which_the_difference_becomes_significant() -> None:

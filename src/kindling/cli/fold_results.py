@@ -9,7 +9,7 @@ import yaml
 from kindling.cli.entry_point import call, main
 from kindling.runs.folders import ENSEMBLE, RUNS
 from kindling.runs.repeats import Repeat
-from kindling.utils.console import progress
+from kindling.utils.console import as_command, progress
 from kindling.utils.files import atomic_write
 
 
@@ -27,6 +27,12 @@ def combine_folds(command: list[str]) -> int:
         for path in (_recipe(Path(folder)), _split(Path(folder))):
             path.unlink(missing_ok=True)
     return code
+
+
+def predict_command(folder: Path) -> str:
+    """Return the command that predicts new samples with the ensemble, which has no test split."""
+    source = "FOLDER" if _split(folder).exists() else "FILE"
+    return as_command("kindling", "predict --ckpt_path", folder, f"--data.predict {source}")
 
 
 def _recipe(folder: Path) -> Path:

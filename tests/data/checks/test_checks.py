@@ -1,6 +1,7 @@
 """Faults planted in clean data, and clean data without findings."""
 
 import io
+import re
 import time
 from base64 import b64decode
 from pathlib import Path
@@ -289,9 +290,9 @@ def test_several_classes_are_counted_and_compared(kindling: Command) -> None:
     assert report.classes == {name: {s: expected[s][name] for s in names} for name in ("cat", "dog", "rare")}
     classes = [(finding.message, finding.where) for finding in report.findings if finding.check == "classes"]
     assert classes == [
-        ("1 of 3 classes have few training samples", ["rare (1)"]),
-        ("1 of 3 classes have no samples in val", ["rare"]),
-        ("1 of 3 classes have no samples in test", ["rare"]),
+        ("1 of 3 classes has few training samples", ["rare (1)"]),
+        ("1 of 3 classes has no samples in val", ["rare"]),
+        ("1 of 3 classes has no samples in test", ["rare"]),
     ]
     assert found(report)["labels"].where == ["20.png: cat, dog = 21.png: none"]
     assert not [note for note in report.notes if " has no images of " in note]
@@ -329,7 +330,7 @@ def test_a_row_whose_image_is_missing_is_a_finding() -> None:
     broken = found(inspect_data(ImageFolderDataModule("photos", labels="tags.csv")))["broken"]
     assert broken.severity == "error"
     assert broken.message == (
-        "tags.csv: row 60 (counted from 0) names gone.png, which is not an image in photos (2 such rows)"
+        "tags.csv: row 60 (counted from 0, line 62) names gone.png, which is not an image in photos (2 such rows)"
     )
 
 
@@ -409,7 +410,8 @@ def test_faulty_images_are_found_and_shown_on_a_page(kindling: Command) -> None:
     twin = Path("photos", "b", "twin.jpg")  # of an image of class a
     Image.open(paths[6]).save(twin, quality=95, subsampling=0)
     report = inspect_data(ImageFolderDataModule("photos"))
-    places = {finding.message.split(" images are ")[-1]: finding.where for finding in report.findings}
+    places = {re.split(" images (?:is|are) ", each.message)[-1]: each.where for each in report.findings}
+    assert [each.message for each in report.findings if each.where == ["a/2.png"]] == ["1 of 61 images is blank"]
     assert sorted(places["blurred"]) == ["a/0.png", "b/1.png"]
     assert places["blank"] == ["a/2.png"]
     assert places["very bright"] == ["b/3.png"]
@@ -456,7 +458,7 @@ def test_16_bit_images_are_shown_as_the_model_sees_them(kindling: Command, monke
 
     monkeypatch.setattr("kindling.data.images.image_splits.inspect", count)
     result = kindling("check", "--data", "ImageFolderDataModule", "--data.data_dir", "photos", "--out", "check.html")
-    assert "1 of 12 images are blank" in result.out
+    assert "1 of 12 images is blank" in result.out
     assert len(inspected) == 12  # once each
     content = Path("check.html").read_text().partition(";base64,")[2].partition('"')[0]
     assert np.asarray(Image.open(io.BytesIO(b64decode(content)))).mean() > 150

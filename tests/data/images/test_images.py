@@ -680,7 +680,7 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
         path.write_bytes(path.read_bytes() + b"x")  # no copies
     assert kindling("fit", *FIT, "--test_after_fit", "false", "--run_name", "eight").code == 0
     Path("new.png").write_bytes(png_16(random.normal(1000, 10, (9, 9, 1)).astype(np.uint16)))
-    line = "1 of 1 images have 16 bits and use a small part of the range"
+    line = "1 of 1 images has 16 bits, in a small part of the range"
     run = "runs/eight/version_0"
     assert line in kindling("predict", "--ckpt_path", run, "--data.predict", "new.png").err
     with redirect_stderr(io.StringIO()) as out:
@@ -688,7 +688,7 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
     assert line in out.getvalue()
     with redirect_stderr(io.StringIO()) as out:  # what the server prints to its log
         from_images([("new.png", Path("new.png").read_bytes()), ("a", Path("photos/a/x0.png").read_bytes())], load(run))
-    assert "1 of 2 images have 16 bits" in out.getvalue()
+    assert "1 of 2 images has 16 bits" in out.getvalue()
 
 
 def test_a_warning_names_folders_that_may_be_splits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -727,7 +727,7 @@ def test_sixteen_bit_images_of_a_small_range_are_scaled_the_same_everywhere(kind
         assert predictor.predict(Image.open(path)).probabilities[0, 0] == probability
     Path("other/test/near").mkdir(parents=True)  # of a camera with another range
     Path("other/test/near/0.png").write_bytes(png_16(random.integers(5000, 9000, (8, 8, channels))))
-    line = f"1 of 1 images have 16 bits and are mostly outside of the training range, {low:,} to {high:,}, such as"
+    line = f"1 of 1 images has 16 bits, mostly outside of the training range, {low:,} to {high:,}, such as"
     new = kindling("predict", "--ckpt_path", "best", "--data.predict", "other/test/near/0.png")
     assert f"{line} other/test/near/0.png: unlike in training" in new.err
     with redirect_stderr(io.StringIO()) as out:

@@ -166,22 +166,23 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "kind"],
             {3: ("lost.png", "a")},
             {},
-            "row 3 (counted from 0) names lost.png, which is not an image in",
+            "row 3 (counted from 0, line 5) names lost.png, which is not an image in",
         ),
-        (["file", "kind"], {3: ("", "a")}, {}, "row 3 (counted from 0) names no image: correct it"),
+        (["file", "kind"], {3: ("", "a")}, {}, "row 3 (counted from 0, line 5) names no image: correct it"),
         (
             ["file", "kind"],
             {3: ("image 00.png", "b")},
             {},
-            "row 3 (counted from 0) gives image 00.png another label or sp",
+            "row 3 (counted from 0, line 5) gives image 00.png another label or sp",
         ),
         (["file", "kind"], {}, {"target": "sort"}, "labels.csv has no column sort. It has file, kind"),
         (["file", "kind"], {}, {"target": "kin"}, "labels.csv has no column kin: did you mean kind? It has file, kind"),
         (
-            ["file", "kind", "by"],
+            ["file", "kind", "taken by"],
             {},
             {},
-            "labels.csv has several columns that may be labels: choose with --data.target",
+            "labels.csv has several columns that may be labels: choose with --data.target kind or "
+            "--data.target 'taken by'",
         ),
         (["file"], {}, {}, "labels.csv has no column of labels, only file"),
         (
@@ -194,13 +195,13 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "kind"],
             {},
             {"task": "regression"},
-            "row 0 (counted from 0) holds a, not a number, which --data.task",
+            "row 0 (counted from 0, line 2) holds a, not a number, which --data.task",
         ),
         (
             ["file", "kind", "split"],
             {2: ("image 02", "a", "x")},
             {},
-            "row 2 (counted from 0) has x in the column split, n",
+            "row 2 (counted from 0, line 4) has x in the column split, n",
         ),
         (
             ["file", "a", "b"],
@@ -212,7 +213,7 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "a", "b"],
             {1: ("image 01", "2", "0")},
             {"target": ("a", "b")},
-            "row 1 (counted from 0) has 2 in the c",
+            "row 1 (counted from 0, line 3) has 2 in the c",
         ),
     ],
 )
@@ -225,7 +226,7 @@ def test_a_mistake_ends_in_a_line_that_names_the_row(
     for index, name in enumerate(flat):  # image 00, 01, ... in the folder itself
         Path("photos", name).rename(f"photos/image {index:02}.png")
     shutil.rmtree("photos/more")
-    values = {"file": "image {:02}.png", "kind": "a", "by": "me", "split": "train", "a": "1", "b": "0"}
+    values = {"file": "image {:02}.png", "kind": "a", "taken by": "me", "split": "train", "a": "1", "b": "0"}
     rows = [
         tuple("b" if name == "kind" and row % 2 else values[name].format(row) for name in header) for row in range(30)
     ]
@@ -233,6 +234,15 @@ def test_a_mistake_ends_in_a_line_that_names_the_row(
     with pytest.raises(ValueError, match=re.escape(words)) as raised:
         read("labels.csv", **options)
     assert len(str(raised.value)) < 300
+
+
+def test_classes_that_could_be_lists_are_named(capfd: pytest.CaptureFixture[str]) -> None:
+    rows, kinds = photos(), ["person", "animal|fur", "food", "food|fur"]
+    write("tags.csv", ["file", "tags"], [(file, kinds[index % 4]) for index, (file, *_) in enumerate(rows)])
+    assert read("tags.csv").task == "classification"
+    said = " ".join(capfd.readouterr().err.split())
+    assert "tags has 4 different values, so classes (--data.task multilabel splits them at |)" in said
+    assert read("tags.csv", task="multilabel").class_names == ("animal", "food", "fur", "person")
 
 
 def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +253,9 @@ def test_oddities_are_said_and_left_out(capfd: pytest.CaptureFixture[str]) -> No
     data = read("labels.csv", skip_broken=True)
     assert len(data._samples) == 50
     said = " ".join(capfd.readouterr().err.split())
-    assert "left out: labels.csv: row 52 (counted from 0) names gone.png, which is not an image in photos" in said
+    assert (
+        "left out: labels.csv: row 52 (counted from 0, line 54) names gone.png, which is not an image in photos" in said
+    )
     assert "labels.csv: 1 image is listed more than once, such as image 00.png in rows 0, 50" in said
     assert "left out: 11 images of photos without a label in labels.csv: image 00.bmp and 10 more" in said
     assert "left out: 1 row of labels.csv without kind" in said

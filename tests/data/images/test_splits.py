@@ -207,7 +207,10 @@ def test_paths_that_tell_no_groups_are_named(options: dict[str, str], message: s
     [
         ({"groups": "patients"}, "`groups`: scans.csv has no column patients: did you mean patient?"),
         ({"groups": "state", "target": "state"}, "`groups`: state is the target: choose another column"),
-        ({"groups": "patient"}, "column patient of scans.csv: row 7 (counted from 0) is empty: fill it in, or remove"),
+        (
+            {"groups": "patient"},
+            "column patient of scans.csv: row 7 (counted from 0, line 9) is empty: fill it in, or remove",
+        ),
         ({"time": "state", "target": "patient"}, "column state of scans.csv holds no dates, times or numbers, such as"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import Command
+from kindling.data.tables.files import locate_row, read_table
 from rows import FIT, read
 
 
@@ -107,3 +108,12 @@ def test_windows_encodings_are_read_and_invalid_bytes_replaced() -> None:
     lines = b"".join(b"%d,%s\n" % (row % 3, b"\x80 5" if row % 2 else b"\x93\x81\x94") for row in range(30))
     Path("windows.csv").write_bytes(b"a,class\n" + lines)
     assert read("windows.csv", "class").class_names == ("\u201c\ufffd\u201d", "€ 5")
+
+
+def test_a_row_is_named_with_the_line_that_an_editor_shows() -> None:
+    Path("odd.csv").write_text('sep=;\nx;y\n1;a\n\n2;"b\nb"\n   \n3;c\n', encoding="utf-8")
+    frame = read_table("odd.csv")
+    assert [locate_row("odd.csv", frame, row) for row in range(3)] == [
+        f"row {row} (counted from 0, line {line})" for row, line in enumerate((3, 5, 8))
+    ]
+    assert locate_row("odd.csv", pd.DataFrame(frame.to_dict()), 1) == "row 1 (counted from 0)"

@@ -182,7 +182,7 @@ def test_a_test_file_may_be_written_in_another_style(table: pd.DataFrame, capfd:
     odd.loc[5, "price"] = "12 to 15"
     for frame, words in (
         (euros, "column price of other.csv is in €, but was in $ in training: convert it"),
-        (odd, "column price of other.csv: row 5 (counted from 0) holds 12 to 15, not a number: correct it"),
+        (odd, "column price of other.csv: row 5 (counted from 0, line 7) holds 12 to 15, not a number: correct it"),
     ):
         frame.to_csv("other.csv", index=False)
         with pytest.raises(ValueError, match=re.escape(words)):
@@ -228,8 +228,12 @@ def test_an_integer_target_of_many_values_may_be_classes(capfd: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("target", "arguments", "words"),
     [
-        (["a", "b"], {}, "column y of data.csv: row 0 (counted from 0) holds a, not a number, which --data.task reg"),
-        ([1, 2, "three"], {}, "column y of data.csv: row 2 (counted from 0) holds three, not a number"),
+        (
+            ["a", "b"],
+            {},
+            "column y of data.csv: row 0 (counted from 0, line 2) holds a, not a number, which --data.task reg",
+        ),
+        ([1, 2, "three"], {}, "column y of data.csv: row 2 (counted from 0, line 4) holds three, not a number"),
         (["2024-01-31", "2024-02-03"], {}, "y of data.csv holds dates or times, such as 2024-01-31: a model predicts"),
         ([f"{row % 28 + 1}.5.2024 9:{row}" for row in range(10, 60)], {"task": "auto"}, "such as 11.5.2024 9:10: a mo"),
         ([f"1:{row:02}:59" for row in range(60)], {"task": "auto"}, "replace them with numbers, such as days or min"),
@@ -237,9 +241,17 @@ def test_an_integer_target_of_many_values_may_be_classes(capfd: pytest.CaptureFi
         ([5], {}, "column y of data.csv has only one value (5); a regression model needs different ones"),
         ([""], {}, "column y of data.csv has no values"),
         ([1.5, *[""] * 98, 2], {}, "column y of data.csv has 2 values, and train, test and val each need one"),
-        ([*range(99), "1e30"], {}, "row 99 (counted from 0) holds 1e30, larger than 1e+15: correct it"),
-        ([*range(99), "1,5,3"], {}, "row 99 (counted from 0) holds 1,5,3, not a number: correct it, or if it means"),
-        ([*range(100)], {"task": "classification"}, "100 distinct values, too many for classes: add --data.task reg"),
+        ([*range(99), "1e30"], {}, "row 99 (counted from 0, line 101) holds 1e30, larger than 1e+15: correct it"),
+        (
+            [*range(99), "1,5,3"],
+            {},
+            "row 99 (counted from 0, line 101) holds 1,5,3, not a number: correct it, or if it means",
+        ),
+        (
+            [*range(100)],
+            {"task": "classification"},
+            "100 distinct values (100 of them in fewer than 3 rows), too many f",
+        ),
         ([*range(20)] * 5, {"task": "auto", "val_split": 1.0}, "`val_split` must hold out"),
     ],
 )
@@ -325,7 +337,11 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
             1,
             "TabMRegressor predicts numbers, but the targets are classes: use a classifier, or --data.task regression",
         ),
-        ("--data.task regression --data.target garage", 1, "column garage of houses.csv: row 0 (counted from 0) holds"),
+        (
+            "--data.task regression --data.target garage",
+            1,
+            "column garage of houses.csv: row 0 (counted from 0, line 2) holds",
+        ),
         (
             "--model.loss_function huber",
             2,
@@ -379,7 +395,7 @@ def test_one_wild_target_is_named_and_has_a_remedy(kindling: Command) -> None:
         assert "TabMRegressor" in Path("runs/tables/version_0/config.yaml").read_text()  # the network of the recipe
         shutil.rmtree("runs")
     [line] = said
-    assert line.startswith("column y of wild.csv: 1 of 400 numbers are far from the others, such as 1000000000000.0 in")
+    assert line.startswith("column y of wild.csv: 1 of 400 numbers is far from the others, such as 1000000000000.0 in")
     assert f"{missing}, or limit its effect with {loss} (and --model NAME, if the model NAME replaced a class" in line
     assert len(line) < 300
 

@@ -160,8 +160,14 @@ def test_a_test_file_is_held_to_the_groups_and_times_of_the_training_file(visits
     [
         ({"groups": "patients"}, "`groups`: bad.csv has no column patients: did you mean patient?"),
         ({"time": "ill"}, "`time`: ill is the target: choose another column"),
-        ({"groups": "patient"}, "column patient of bad.csv: row 7 (counted from 0) is empty (and 1 more): fill it in"),
-        ({"time": "visited"}, "column visited of bad.csv: row 5 (counted from 0) holds soon, not a date: fill it in"),
+        (
+            {"groups": "patient"},
+            "column patient of bad.csv: row 7 (counted from 0, line 9) is empty (and 1 more): fill it in",
+        ),
+        (
+            {"time": "visited"},
+            "column visited of bad.csv: row 5 (counted from 0, line 7) holds soon, not a date: fill it in",
+        ),
         ({"time": "word"}, "column word of bad.csv holds no dates, times or numbers, such as a: --data.time needs"),
         ({"time": "year"}, "column year of bad.csv: of the 200 rows left for `test_split`, all have the same time"),
         ({"groups": "year"}, "column year of bad.csv: of the 200 rows left for `test_split`, no group can be held out"),

@@ -259,15 +259,16 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
             {"target": "zzz"},
             "no column zzz as the target. It has customer_id, name, age, spent, plan, visits, member, ab",
         ),
-        ({"drop": ["vists"]}, "`drop`: customers.csv has no column vists: did you mean visits?"),
+        ({"drop": ["vists"]}, "`drop`: customers.csv has no column vists: did you mean visits? It has customer_id, "),
+        ({"drop": ["age", "vists", "zzz"]}, "`drop`: customers.csv has no columns vists, zzz. It has customer_id, na"),
         ({"drop": ["age", "spent", "plan", "visits", "member", "abroad"]}, "no feature columns are left"),
         (
             {"target": "spent", "task": "classification"},
-            "distinct values, too many for classes: add --data.task regression",
+            "of them in fewer than 3 rows), too many for classes: add --data.task regression",
         ),
         (
             {"target": "name"},
-            "column name of customers.csv has 200 distinct values, too many for classes: choose another target",
+            "column name of customers.csv has 200 distinct values (200 of them in fewer than 3 rows), too many for cla",
         ),
         (
             {"target": "country"},
@@ -310,7 +311,8 @@ def test_a_mistake_ends_the_command_and_leaves_nothing(kindling: Command, table:
 
 def test_path_and_target_must_be_given(kindling: Command) -> None:
     result = kindling("fit", "--config", "configs/table_mlp.yaml")
-    assert (result.code, result.err) == (2, "kindling: error: data.path, data.target must be given\n")
+    message = "data.path, data.target must be given: add --data.path PATH --data.target COLUMN"
+    assert (result.code, result.err) == (2, f"kindling: error: {message}\n")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import numpy as np
 
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
+from kindling.utils.text import count_part
 
 MIN_SAMPLES = 5  # of a class in training
 RARE = 0.1  # of the samples that a class would have if all had the same number
@@ -42,7 +43,7 @@ def find_rare_classes(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
     usual = sum(train.values()) / max(len(train), 1)
     if rare := {name: number for name, number in train.items() if number < max(MIN_SAMPLES, RARE * usual)}:
         where = [f"{name} ({number:,})" for name, number in sorted(rare.items(), key=lambda one: one[1])]
-        message = f"{len(rare):,} of {len(train):,} classes have few training samples"
+        message = count_part(len(rare), len(train), "classes", "has", "have") + " few training samples"
         yield Finding("classes", "warning", message, where, RARE_FIX)
     for split in ("val", "test"):
         absent = [name for name, splits in counts.items() if splits.get(split) == 0]
@@ -50,7 +51,7 @@ def find_rare_classes(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
             yield Finding(
                 "classes",
                 "warning",
-                f"{len(absent):,} of {len(counts):,} classes have no samples in {split}",
+                count_part(len(absent), len(counts), "classes", "has", "have") + f" no samples in {split}",
                 absent,
                 f"add samples, or hold out more with --data.{split}_split",
             )

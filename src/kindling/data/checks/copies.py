@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from kindling.data.array_types import Floats, Indices
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
+from kindling.utils.text import count_noun, count_part
 
 TOLERATED = 0.01  # of a split may be in another one, with a warning
 CHANCE = 0.05  # expected equal samples up to which an equal one is a copy
@@ -30,7 +31,8 @@ def find_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
     yield Finding(
         "copies",
         "error" if len(pairs) > TOLERATED * held_out else "warning",
-        f"{len(pairs):,} of {held_out:,} validation and test samples are copies of samples in another split",
+        count_part(len(pairs), held_out, "validation and test samples", "is a copy", "are copies")
+        + " of samples in another split",
         [f"{samples.place(row)} = {samples.place(other)}" for row, other in pairs],
         fix,
         _names(samples, pairs),
@@ -54,7 +56,8 @@ def find_near_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
     is_train = samples.splits == "train"
     pairs = near_pairs(samples, _sample(~is_train, MAX_HELD_OUT), _sample(is_train, MAX_TRAIN))
     if len(pairs) >= MIN_COPIES:
-        message = f"{len(pairs):,} validation and test samples are nearly the same as a training sample"
+        number = count_noun(len(pairs), "validation or test sample is", "validation and test samples are")
+        message = f"{number} nearly the same as a training sample"
         where = [f"{samples.place(row)} ~ {samples.place(other)}" for row, other in pairs]
         yield Finding("near-copies", "warning", message, where, fix, _names(samples, pairs))
     if not samples.classes or samples.codes is None:

@@ -11,6 +11,7 @@ from kindling.data.array_types import Indices
 from kindling.data.checks.report import Finding
 from kindling.data.tables.columns import ID_NAME
 from kindling.data.tables.number_parsing import as_number
+from kindling.utils.text import count_part
 
 Values = tuple[Indices, list[str]]  # index of the value of each row, -1 where missing, (N,); and the values
 
@@ -46,7 +47,8 @@ def find_groups(columns: Mapping[str, Values], target: NDArray[Any], splits: NDA
             continue  # an attribute of these groups, such as the age of a patient, or another name for them
         kept.append(name)
         if crossing := [values[code] for code in in_several_splits(codes, splits)]:
-            message = f"column {name}: {len(crossing):,} of {len(values):,} values are in more than one split"
+            share = count_part(len(crossing), len(values), "values", "is", "are")
+            message = f"column {name}: {share} in more than one split"
             fix = f"if rows of one {name} belong together, keep them in one split: --data.groups {shlex.quote(name)}"
             found[name] = Finding("groups", "warning", message, crossing, fix)
     return found

@@ -1,5 +1,6 @@
 """Images of a folder, and checks of their files and pixels."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from kindling.data.checks.samples import SampleTable
 from kindling.data.datasets import ArrayDataset
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.tables.cells import read_names
+from kindling.utils.text import count_part
 
 MISSING = "left out: "  # starts the message about rows whose image is missing
 COPIES_FIX = "remove all but one of them"
@@ -62,7 +64,7 @@ class FolderImages:
                 "broken", "error", f"{len(broken):,} of {len(self.listed):,} images can't be used", where, fix
             )
         for note in notes:
-            if note.startswith(MISSING) and " (counted from 0) names " in note:
+            if re.match(MISSING + r".*\(counted from 0[^)]*\) names ", note):
                 fix = "correct the file of labels, or leave such rows out: --data.skip_broken true"
                 yield Finding("broken", "error", note.removeprefix(MISSING), [], fix)
         yield from self._groups()
@@ -93,18 +95,16 @@ class FolderImages:
             ordered = sorted(small, key=small.__getitem__)
             where = [f"{name}: {small[name]} pixels" for name in ordered]
             typical = int(np.median([*sides.values()]))
-            message = (
-                f"{len(small):,} of {len(self.names):,} images are enlarged to {size} pixels, twice their size or more"
-            )
+            share = count_part(len(small), len(self.names), "images", "is", "are")
+            message = f"{share} enlarged to {size} pixels, twice the original size or more"
             fix = "use larger images" if len(small) < len(sides) / 2 else f"set --data.image_size {typical}"
             yield Finding("small", "warning", message, where, fix, [(name,) for name in ordered])
         ratios = {name: info.longer / sides[name] for name, info in known.items()}
         usual = float(np.median([*ratios.values()])) if ratios else 1.0
         if odd := sorted((name for name in ratios if ratios[name] > ODD * usual), key=lambda name: -ratios[name]):
             where = [f"{name}: {known[name].longer} x {sides[name]} pixels" for name in odd]
-            message = (
-                f"{len(odd):,} of {len(self.names):,} images are far longer than the others, and cropped to a square"
-            )
+            share = count_part(len(odd), len(self.names), "images", "is", "are")
+            message = f"{share} far longer than the others, and cropped to a square"
             fix = "crop them to the object, or remove them"
             yield Finding("shape", "warning", message, where, fix, [(name,) for name in odd])
 
@@ -114,7 +114,7 @@ class FolderImages:
         for fault, numbers in find_faults(_Joined(self.datasets), len(self.names)).items():
             names = [self.names[number] for number in numbers]
             check = "blurred" if fault == "blurred" else "blank"
-            message = f"{len(names):,} of {len(self.names):,} images are {fault}"
+            message = count_part(len(names), len(self.names), "images", "is", "are") + f" {fault}"
             fix = "look at them, and remove those without content"
             yield Finding(check, "warning", message, names, fix, [(name,) for name in names])
 

@@ -21,7 +21,7 @@ from kindling.data.tables.rows import width
 from kindling.data.tables.split_columns import reasons
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import Column
-from kindling.utils.text import count_noun, join_names
+from kindling.utils.text import count_noun, count_part, join_names
 
 COPIES_FIX = "remove the copies, or name a column that is the same for all of them: --data.groups COLUMN"
 MOSTLY = 0.5  # of the values of a column are missing
@@ -109,7 +109,7 @@ class TableRows:
                 findings[name] = Finding("columns", "warning", f"column {name} {what}", [name], self._drop(name))
         for name, number in missing.items():
             if number > MOSTLY * len(self.names) and name not in data.fitted["left_out"] and name not in findings:
-                share = f"{number:,} of {len(self.names):,} values are missing"
+                share = count_part(number, len(self.names), "values", "is", "are") + " missing"
                 fix = f"fill them in, or leave the column out: {self._drop(name)}"
                 findings[name] = Finding("missing", "warning", f"column {name}: {share}", [name], fix)
         yield from findings.values()

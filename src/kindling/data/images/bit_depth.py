@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kindling.data.images.decode import in_parallel
 from kindling.utils.inputs import Levels, values_of_16_bits
+from kindling.utils.text import count_part
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +58,13 @@ def warn_small_range(
         return
     counts, fault = _count_values([files[number] for number in deep[:20]], threads), ""
     if levels is None and (used := _levels_of(counts)):
-        fault = f"use a small part of the range, {used[0]:,} to {used[1]:,} of 65,535"
+        fault = f"in a small part of the range, {used[0]:,} to {used[1]:,} of 65,535"
     elif levels and 2 * counts[levels[0] : levels[1] + 1].sum() < counts.sum():
-        fault = f"are mostly outside of the training range, {levels[0]:,} to {levels[1]:,}"
+        fault = f"mostly outside of the training range, {levels[0]:,} to {levels[1]:,}"
     if fault:
         logger.warning(
-            f"{len(deep):,} of {len(names):,} images have 16 bits and {fault}, such as {names[deep[0]]}: unlike in "
-            "training, so they look nearly constant to the model"
+            f"{count_part(len(deep), len(names), 'images', 'has', 'have')} 16 bits, {fault}, such as "
+            f"{names[deep[0]]}: unlike in training, so the model sees nearly constant pixels"
         )
 
 

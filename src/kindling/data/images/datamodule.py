@@ -248,7 +248,7 @@ class ImageFolderDataModule(AugmentedImages):
             if MEMBERS in self.fitted:
                 raise ValueError(
                     f"{self.split or self.data_dir} has no {split} images: the members of the ensemble were trained on "
-                    "all; set --data.data_dir to unseen images"
+                    "all; add --data.data_dir FOLDER to test on unseen images, or --data.predict FOLDER to predict"
                 )
             samples = self._samples
         chosen = [sample for sample in samples if sample.split == split]

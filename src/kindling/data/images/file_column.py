@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kindling.data.images.scan import SUFFIXES
+from kindling.data.tables.files import locate_row
 from kindling.utils.text import count_noun, join_names, shorten
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class FileColumn:
     def __init__(
         self, path: Path, frame: "DataFrame", images: Sequence[str], root: Path, excluded: Collection[str | None]
     ) -> None:
-        self.path, self.root, self.images = path, root, images
+        self.path, self.frame, self.root, self.images = path, frame, root, images
         self._found: defaultdict[str, list[str]] = defaultdict(list)  # images by their names
         for image in images:
             self._found[str(PurePosixPath(image).with_suffix(""))].append(image)
@@ -133,7 +134,7 @@ class FileColumn:
         return max((column.map(methodcaller("removeprefix", start), "ignore") for start in starts), key=self._count)
 
     def _row(self, row: int) -> str:
-        return f"{self.path}: row {row} (counted from 0)"
+        return f"{self.path}: {locate_row(self.path, self.frame, row)}"
 
 
 def _as_path(cell: object) -> str:

@@ -12,7 +12,7 @@ from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import subfolders
 from kindling.data.images.targets import classes_in
 from kindling.utils.filetypes import FORMATS
-from kindling.utils.text import join_names
+from kindling.utils.text import count_part, join_names
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +87,8 @@ def find_training_levels(
         shallow = {sample.label for sample, info in readable if not info.deep}
         only_deep = {sample.label for sample, _ in readable} - shallow
         leak = f", and all those of {join_names(sorted(only_deep), 3)}: the bit depth may leak the class"
-        logger.warning(
-            f"{len(deep):,} of {len(readable):,} training images have 16 bits, the others 8{leak if only_deep else ''}"
-        )
+        share = count_part(len(deep), len(readable), "training images", "has", "have")
+        logger.warning(f"{share} 16 bits, the others 8{leak if only_deep else ''}")
     if levels := find_levels(random.Random(seed).sample(deep, min(len(deep), 1000)), threads):
         logger.warning(f"16-bit images: the training range, {levels[0]:,} to {levels[1]:,}, is scaled to 0 to 255")
     return levels

@@ -1,6 +1,7 @@
 """The columns of a file of labels that hold the labels: one of classes, numbers or lists of classes, or one a class."""
 
 import logging
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from kindling.data.images.samples import ImageTask
 from kindling.data.images.targets import SEPARATOR
 from kindling.data.tables.cells import Cells, read_cells
 from kindling.data.tables.class_target import MAX_USUAL_CLASSES
+from kindling.data.tables.files import locate_row
 from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.number_target import NumberTarget
 from kindling.data.tables.table_file import TableFile
@@ -90,7 +92,8 @@ def choose_columns(
     if not names:
         raise ValueError(f"{path} has no column of labels, only {join_names([*frame])}")
     if len(names) > 1 and not all(_is_binary(read_cells(frame[name], missing)) for name in names):
-        raise ValueError(f"{path} has several columns that may be labels: choose with --data.target {'|'.join(names)}")
+        choices = " or ".join(f"--data.target {shlex.quote(name)}" for name in names)
+        raise ValueError(f"{path} has several columns that may be labels: choose with {choices}")
     return [*names]
 
 
@@ -110,7 +113,7 @@ def read_columns(
         values = [BINARY.get(as_name(value).lower()) for value in cells.values]
         for code in [code for code, value in enumerate(values) if value is None][:1]:
             row, value = int(np.flatnonzero(cells.codes == code)[0]), abbreviate(cells.values[code])
-            raise ValueError(f"{path}: row {row} (counted from 0) has {value} in the column {name}, not 0 or 1")
+            raise ValueError(f"{path}: {locate_row(path, frame, row)} has {value} in the column {name}, not 0 or 1")
         has_class[:, position] = np.array([*values, False], dtype=bool)[cells.codes]
         known &= (cells.codes >= 0) | is_empty
         empty += int(is_empty.sum())
@@ -166,6 +169,8 @@ def read_column(
     if task == "auto" and (len(names) <= MAX_USUAL_CLASSES or any(map(np.isnan, map(as_number, names)))):
         are_numbers = not any(map(np.isnan, map(as_number, names)))
         hint = "--data.task regression for numbers" if are_numbers else "classification"
+        if splits_at := find_separator(cells, are_lists=True):
+            hint = f"--data.task multilabel splits them at {splits_at}"
         logger.info(f"{path}: {name} has {len(target.names):,} different values, so classes ({hint})")
     texts: list[str | None] = [*target.names, None]
     return LabelColumn([texts[label] for label in target.labels], "classification", sort_names(target.names), target)

@@ -18,6 +18,7 @@ from kindling.data.images.targets import strata_of
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import draw_splits
 from kindling.data.tables.cells import name_cells, read_cells
+from kindling.data.tables.files import locate_row
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,7 +53,7 @@ def read_split_column(path: Path, frame: "DataFrame", name: str) -> list[str]:
         if code < 0 or splits[code] is None:
             found = names[code] if code >= 0 else "nothing"
             raise ValueError(
-                f"{path}: row {row} (counted from 0) has {found} in the column {name}, not {', '.join(SPLITS)}"
+                f"{path}: {locate_row(path, frame, row)} has {found} in the column {name}, not {', '.join(SPLITS)}"
             )
     return [str(splits[code]) for code in codes.tolist()]
 

@@ -73,13 +73,16 @@ class ClassTarget:
         counts = np.bincount(labels[labels >= 0]).tolist()
         few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
         are_numbers = not any(math.isnan(as_number(name)) for name in names)
-        are_many = len(names) > MAX_CLASSES and not self.is_chosen
-        if are_many or (len(names) > MAX_USUAL_CLASSES and 2 * len(few) > len(names)):
+        are_rare = len(names) > MAX_USUAL_CLASSES and 2 * len(few) > len(names)
+        if are_rare or (len(names) > MAX_CLASSES and not self.is_chosen):
             check_no_dates(what, names)
+            found = f"{len(names):,} distinct values"
             advice = "add --data.task regression" if are_numbers else "choose another target, or merge values"
-            if are_many:
+            if are_rare:
+                found += f" ({len(few):,} of them in fewer than {1 + len(held_out)} rows)"
+            else:
                 advice += "; if they are classes, add --data.task classification"
-            raise ValueError(f"{what} has {len(names):,} distinct values, too many for classes: {advice}")
+            raise ValueError(f"{what} has {found}, too many for classes: {advice}")
         if few and not given:
             regression = ", or add --data.task regression" if are_numbers else ""
             raise ValueError(

@@ -242,7 +242,7 @@ class TableDataModule(BaseDataModule):
             if not self.has_test_split:
                 raise ValueError(
                     f"{self.path} has no test rows: the members of the ensemble were trained on different ones, all "
-                    "together; set --data.test_path to unseen rows"
+                    "together; add --data.test_path FILE to test on unseen rows, or --data.predict FILE to predict"
                 )
             self.tested = self.table[self.splits == split]
             return self._rows_of(split)

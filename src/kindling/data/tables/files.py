@@ -3,10 +3,12 @@
 import csv
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kindling.utils.console import progress
 from kindling.utils.text import join_names, shorten, strip_control_characters
@@ -125,9 +127,29 @@ def _read_csv(path: Path, encoding: str) -> "DataFrame":
         na_values=[""],
     )
     frame.attrs["separator"] = separator  # a hint at decimal commas
+    frame.attrs |= {"encoding": encoding, "lines_before_rows": 2 if sep_line else 1}  # for `locate_row`
     if not isinstance(frame.index, pd.RangeIndex):  # pandas used the first fields as the index
         raise ValueError(f"the rows of {path} have more fields than its header, which must name all columns")
     return frame
+
+
+def locate_row(path: str | Path, frame: "DataFrame", row: int) -> str:
+    """Return the number of a row of a file for messages, and its line in a CSV: `row 3 (counted from 0, line 5)`."""
+    line = None
+    if "encoding" in frame.attrs:
+        with open(path, encoding=frame.attrs["encoding"], errors="replace", newline="") as file, suppress(csv.Error):
+            reader = csv.reader(file, delimiter=frame.attrs["separator"], skipinitialspace=True)
+            line = next(islice(_lines_of_rows(reader), row + frame.attrs["lines_before_rows"], None), None)
+    return f"row {row} (counted from 0{f', line {line}' if line else ''})"
+
+
+def _lines_of_rows(reader: Any) -> Iterator[int]:
+    """Yield the line, counted from 1, on which each row of a CSV reader starts."""
+    line = 1
+    for fields in reader:
+        if len(fields) > 1 or "".join(fields).strip():  # pandas skips blank lines, too
+            yield line
+        line = reader.line_num + 1
 
 
 def _fields(lines: list[str], separator: str) -> int:

@@ -19,7 +19,7 @@ from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.target import Target, known_target
 from kindling.data.tables.values import Column
 from kindling.utils.console import progress
-from kindling.utils.text import count_noun, suggest
+from kindling.utils.text import count_noun, join_names, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +54,12 @@ def learn_table(
     fitted, oddities = target.learn(splits, held_out)
     for line in oddities:
         logger.warning(line)
-    for name in drop:
-        if name not in table.features:
-            raise ValueError(f"`drop`: {table.path} has no column {name}{suggest(name, table.features)}")
+    if absent := [name for name in drop if name not in table.features]:
+        noun = "column" if len(absent) == 1 else "columns"
+        hint = suggest(absent[0], table.features) if len(absent) == 1 else ""
+        raise ValueError(
+            f"`drop`: {table.path} has no {noun} {join_names(absent)}{hint or '.'} It has {join_names(table.features)}"
+        )
     features = [name for name in table.features if name not in (*drop, *used_to_split)]
     with progress(f"learning the {count_noun(len(features), 'column', 'columns')} of {table.path}"):
         cells = {name: table.cells(name, train) for name in features}

@@ -14,7 +14,7 @@ from kindling.data.tables.rows import warn_far
 from kindling.data.tables.scaling import are_far, learn_scale, range_of, scale
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import Column, abbreviate, as_name, missing_option
-from kindling.utils.text import count_noun
+from kindling.utils.text import count_part
 
 MAX_STRATA = 10
 STRATUM_ROWS = 20  # minimum number of rows per quantile group
@@ -110,11 +110,11 @@ class NumberTarget:
             return
         row, number = far[0], abbreviate(self._cells.values[self._cells.codes[far[0]]])
         texts = list(dict.fromkeys(as_name(self._cells.values[code]) for code in self._cells.codes[far].tolist()))
-        missing = f", leave it out with {missing_option([*self.table.missing, *texts])}" if len(texts) == 1 else ""
-        numbers = count_noun(int(self.known.sum()), "number is", "numbers are")
+        missing = f", skip it with {missing_option([*self.table.missing, *texts])}" if len(texts) == 1 else ""
+        share = count_part(len(far), int(self.known.sum()), "numbers", "is", "are")
         yield (
-            f"{self.table.target_name}: {len(far):,} of {numbers} far from the others, such as {number} in row {row} "
-            f"(counted from 0): correct it{missing}, or limit its effect with --model.loss_function huber "
+            f"{self.table.target_name}: {share} far from the others, such as {number} in "
+            f"{self.table.locate(row)}: correct it{missing}, or limit its effect with --model.loss_function huber "
             "(and --model NAME, if the model NAME replaced a classifier)"
         )
 
@@ -124,7 +124,7 @@ def not_a_number(table: TableFile, cells: Cells, row: int, reason: str = "not a 
     value = cells.values[cells.codes[row]]
     option = missing_option([*table.missing, as_name(value)])
     return ValueError(
-        f"{table.target_name}: row {row} (counted from 0) holds {abbreviate(value)}, {reason}: correct it, or if it "
+        f"{table.target_name}: {table.locate(row)} holds {abbreviate(value)}, {reason}: correct it, or if it "
         f"means missing, {option}"
     )
 

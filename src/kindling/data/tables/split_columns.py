@@ -79,7 +79,7 @@ def _check_complete(
     if len(rows):
         more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
         raise ValueError(
-            f"column {name} of {table.path}: row {rows[0]} (counted from 0) {reason}{more}: fill it in, or remove the "
+            f"column {name} of {table.path}: {table.locate(rows[0])} {reason}{more}: fill it in, or remove the "
             f"rows, as --data.{option} needs a value in each"
         )
 

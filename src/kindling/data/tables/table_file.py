@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.tables.cells import Cells, read_cells
-from kindling.data.tables.files import read_table
+from kindling.data.tables.files import locate_row, read_table
 from kindling.utils.text import count_noun, join_names, suggest
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class TableFile:
         if name not in self._cells:
             self._cells[name] = read_cells(self.frame[name], self.missing)
         return self._cells[name].select(rows)
+
+    def locate(self, row: int) -> str:
+        """Return the number of a row for messages, with its line if it is in a CSV."""
+        return locate_row(self.path, self.frame, row)
 
     def free_memory(self) -> None:
         """Forget the cells."""
