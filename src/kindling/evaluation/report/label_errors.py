@@ -54,6 +54,6 @@ def label_error_section(
     columns = {"label": given, "suggestion": suggested, "probability": probabilities}
     number = f"{wrong:,}" if wrong else "none"
     intro = f"The model is sure of another class for {number} of {total} (confident learning). The most improbable "
-    intro += f"labels are shown; {LABEL_ERRORS} in the run folder lists all {len(errors.rows):,} for which another class "
-    intro += "is more probable. Look at each: the model may be wrong instead, as most often if its accuracy is low."
+    intro += f"labels are shown; {LABEL_ERRORS} in the run folder lists all {len(errors.rows):,} for which another is "
+    intro += "more probable. Look at each: the model may be wrong instead, as most often if its accuracy is low."
     return show_samples(rows, columns, f"{intro}{scope}", "the probability of the label", data)
