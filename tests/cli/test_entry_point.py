@@ -341,7 +341,7 @@ VALUES = {
     (*QUICK, "--model.optimizer.lr", "-1"): ["learning rate", "-1"],
     (*QUICK, "--early_stopping.patience", "-1"): ["early_stopping.patience", "-1"],
     (*QUICK, "--trainer.max_epochs", "-5"): ["max_epochs", "-5"],
-    (*QUICK, "--trainer.accelerator", "tpu"): ["torch_xla"],
+    (*QUICK, "--trainer.accelerator", "tpu"): ["PyTorch finds no tpu", "--trainer.accelerator cpu"],
     (*QUICK, "--data", "SyntheticDataModule"): ["CNNClassifier needs images", "(20,)"],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "nowhere"): [
         *("MNIST is incomplete in nowhere/MNIST/raw", "--data.data_dir", "--config quickstart"),

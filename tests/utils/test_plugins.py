@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from servers import serving
 
 from conftest import TINY, Command
 from kindling import load
@@ -175,17 +176,13 @@ def test_a_file_is_exported(kindling: Command) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_is_served(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    served: list[object] = []
-    monkeypatch.setattr("uvicorn.run", lambda *_, **options: served.append(options["workers"]))
+def test_a_file_is_served_by_workers(kindling: Command) -> None:
     write_file()
     assert kindling("fit", "--plugin", "my_models.py", *LEAF).code == 0
-    options = ["serve", "--ckpt_path", RUN, "--port", 0, "--workers", 2]
-    result = kindling(*options, "--plugin", "my_models.py")
-    assert result.code == 0, result.err
-    assert "LeafNet: http://" in result.out
-    assert served == [2]
-    assert "add --plugin my_models.py" in kindling(*options).err
+    options = ["--ckpt_path", RUN, "--workers", 2]
+    with serving(*options, "--plugin", "my_models.py") as server:
+        assert server.ask("GET", "/info")[1]["model"] == "LeafNet"
+    assert "add --plugin my_models.py" in kindling("serve", *options).err
 
 
 @pytest.mark.slow
