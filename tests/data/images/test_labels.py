@@ -507,7 +507,7 @@ def test_numbers_of_images_resume_and_predict(kindling: Command, files: list[tup
     metrics = json.loads((run / "test_metrics.json").read_text())
     assert metrics["test/mae"] == pytest.approx((tested.target - tested.prediction).abs().mean(), rel=1e-4)
     assert [*pd.read_csv(run / "split.csv")] == ["file", "number", "split"]
-    assert "weight (kg)" in (run / "report.html").read_text()
+    assert " kg</b>" in (run / "report.html").read_text()
 
 
 @pytest.mark.slow
