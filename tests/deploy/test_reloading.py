@@ -325,8 +325,10 @@ def test_the_main_process_of_workers_keeps_no_models(
     kept = weakref.ref(predictor.compute)
     found: list[object] = []
     monkeypatch.setattr(Workers, "run", lambda self: found.append(kept()))
+    before = dict(os.environ)
     run_server(settings, {"m": predictor}, "127.0.0.1", 0, Mock())
     assert found == [None]
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("is_published", [True, False])

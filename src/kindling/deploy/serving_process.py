@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def run_server(
     for predictor in predictors.values():
         del predictor.compute  # the network: this process only watches the workers, which load their own
     gc.collect()
-    with shared_folder() as folder:
+    with shared_folder() as folder, keeping_environment():
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         watched, settings = settings, replace(settings, folder=folder, parent=os.getpid(), watch_seconds=0)
         settings.keep_copies()
@@ -102,6 +102,17 @@ def run_server(
             workers.run()
     if any(worker.exitcode == STARTUP_FAILURE for worker in workers.processes):
         sys.exit(STARTUP_FAILURE)
+
+
+@contextmanager
+def keeping_environment() -> Iterator[None]:
+    """Restore the environment in the end: that of the workers names a folder that is gone then."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def raise_file_limit() -> None:
