@@ -165,7 +165,9 @@ class KindlingCLI(LightningCLI):
             if self._is_diagnostic:
                 plot = RUNS / self._run_name / "lr_finder.png"
                 config = self.config_init["fit"]
-                diagnostics.run_diagnostic(*parts[1:], config, plot, self.options, self.epochs_completed)
+                diagnostics.run_diagnostic(
+                    self.model, self.datamodule, config, plot, self.options, self.epochs_completed
+                )
                 return
             fitter.train(**kwargs)
         except BaseException as error:
