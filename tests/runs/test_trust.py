@@ -439,7 +439,6 @@ ALTERED = {
     "global_step": "x",
     "loops": {},
     "optimizer_states": [1],
-    "SyntheticDataModule": "-",
     "datamodule_hyper_parameters": 5,
 }
 

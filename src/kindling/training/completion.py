@@ -1,15 +1,14 @@
 """Whether the training of a checkpoint is complete."""
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from kindling.runs.checkpoint_contents import EPOCHS, STOPPERS
 from kindling.runs.folders import is_last, run_folder_of
 from kindling.runs.metadata import RunMetadata
 from kindling.utils.text import count_noun
+
+STOPPERS = ("RunEarlyStopping{", "EarlyStopping{")  # prefixes of state keys; the latter in older versions
 
 
 class CompleteError(ValueError):
@@ -62,4 +61,4 @@ def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:
 def epochs_completed(stored: Mapping[str, Any]) -> int:
     """Return the number of epochs the checkpoint was trained for; 0 if not recorded."""
     loops = stored.get("loops")
-    return int(reduce(getitem, EPOCHS, loops)) if loops else 0
+    return int(loops["fit_loop"]["epoch_progress"]["current"]["processed"]) if loops else 0
