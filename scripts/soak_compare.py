@@ -23,8 +23,8 @@ TIMED_TAGS = {f"optimization/{name}" for name in TIMED_COLUMNS}
 # Not compared: written only if time allows; from the first batch of a session; config.yaml, which is compared itself.
 OTHER_TAGS = (" (gradient)", "training samples", "config/text_summary")
 TIMED_FIELDS = {"commands", "commits", "threads", "started", "heartbeat", "seconds", "process"}
-# A resumed run gets the path of its own split.csv; the checksums depend on all values.
-OTHER_KEYS = ("datamodule_hyper_parameters.split", "data.init_args.split", "checksums")
+# A resumed run gets the path of its own split.csv.
+OTHER_KEYS = ("datamodule_hyper_parameters.split", "data.init_args.split")
 logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it logs the events that it purges
 EVERYTHING = dict.fromkeys(events.DEFAULT_SIZE_GUIDANCE, 0)
 KINDS: dict[str, Callable[[Any], object]] = {

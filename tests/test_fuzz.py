@@ -279,7 +279,7 @@ def test_an_altered_checkpoint_is_named(
     shutil.copytree("runs/table/version_0", "stranger")
     for path in Path("stranger/checkpoints").glob("*.ckpt"):
         stored = torch.load(path, weights_only=True)
-        torch.save(without(stored, "checksums") | {part: alter(stored[part])}, path)
+        torch.save(stored | {part: alter(stored[part])}, path)
     more = ["--trainer.max_epochs", "2"] if command == "fit" else []
     assert main([command, "--ckpt_path", "stranger", *more]) == 1
     error = capsys.readouterr().err.splitlines()[-1]

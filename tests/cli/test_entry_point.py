@@ -349,8 +349,8 @@ VALUES = {
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
     ("test", "--ckpt_path", "best"): ["best.ckpt", "kindling fit"],
-    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is truncated, damaged or not a checkpoint"],
-    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is truncated, damaged or not a checkpoint"],
+    ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is damaged, truncated or not a checkpoint"],
+    ("test", "--ckpt_path", "text.ckpt"): ["text.ckpt is damaged, truncated or not a checkpoint"],
     ("test", "--ckpt_path", "code.ckpt"): ["code.ckpt", "could run code: it was not loaded"],
     ("fit", "--ckpt_path", "foreign.ckpt"): ["foreign.ckpt is not a Kindling checkpoint"],
     (*QUICK, "--data.scale", "1.5"): ["`scale` must be between 0 and 0.99, got 1.5"],
@@ -406,7 +406,7 @@ def test_a_checkpoint_cut_short_is_refused(kindling: Command, trained: Train) ->
     checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
     result = kindling("test", "--ckpt_path", "best")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"{checkpoint} is truncated" in result.err
+    assert f"{checkpoint} is damaged, truncated" in result.err
 
 
 def test_a_missing_package_is_named() -> None:

@@ -9,19 +9,17 @@ import zlib
 from contextlib import suppress
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from kindling.runs.checkpoint_contents import check_content
-from kindling.runs.checksums import checksum
 from kindling.runs.folders import is_last
 from kindling.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-Verify = Literal["metadata", "weights", "all"]
-CHECKSUMS = "checksums"  # key of a checkpoint: the checksum of the tensors under each other key
+CHUNK = 2**20  # bytes that are read at once
 # Errors that zipfile raises for a damaged archive.
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
@@ -34,26 +32,25 @@ ARCHIVE_ERRORS = (
     RuntimeError,
     ValueError,
 )
-RESUME_ONLY = {"optimizer_states"}  # keys needed only to resume; twice the size of the weights
 
 
 class DamagedError(ValueError):
     """A truncated or corrupt checkpoint."""
 
 
-def read_checkpoint(path: Path, verify: Verify = "weights", mmap: bool = True) -> dict[str, Any]:
+def read_checkpoint(path: Path, verify_tensors: bool = True, mmap: bool = True) -> dict[str, Any]:
     """Read a checkpoint without running any code that it may contain.
 
     Args:
         path: The file.
-        verify: Which checksums to verify: of the metadata, of all but the optimizer states, or of everything.
+        verify_tensors: Whether to verify the checksums of the tensors as well as those of all other values.
         mmap: Whether to map the tensors into memory; False if the file may be replaced while they are in use.
 
     Raises:
         DamagedError: If the file is damaged.
         ValueError: If it is not a Kindling checkpoint, or contains code.
     """
-    _verify_metadata(path)
+    _verify(path, verify_tensors)
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
@@ -61,42 +58,32 @@ def read_checkpoint(path: Path, verify: Verify = "weights", mmap: bool = True) -
             f"{path} contains more than weights and plain values and could run code: it was not loaded"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise DamagedError(f"{path} is truncated, damaged or not a checkpoint") from error
+        raise DamagedError(f"{path} is damaged, truncated or not a checkpoint") from error
     check_content(path, checkpoint)
-    if verify != "metadata":
-        _verify_tensors(path, checkpoint, skip=RESUME_ONLY if verify == "weights" else set())
     return checkpoint
 
 
-def _verify_metadata(path: Path) -> None:
-    """Verify the CRC-32 of all but the tensors, which torch.save writes and torch.load ignores."""
+def _verify(path: Path, tensors: bool) -> None:
+    """Verify the CRC-32 of the parts of a file, which torch.save writes and torch.load ignores."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
-                if name.endswith("/data.pkl"):
-                    archive.read(name)
+                if tensors or name.endswith("/data.pkl"):
+                    with archive.open(name) as part:
+                        while part.read(CHUNK):
+                            pass
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except ARCHIVE_ERRORS as error:
-        raise DamagedError(f"{path} is truncated, damaged or not a checkpoint") from error
-
-
-def _verify_tensors(path: Path, checkpoint: dict[str, Any], skip: set[str]) -> None:
-    for part, expected in checkpoint.get(CHECKSUMS, {}).items():  # older versions wrote none
-        if part in checkpoint and part not in skip and checksum(checkpoint[part]) != expected:
-            raise DamagedError(
-                f"{path} is damaged: the checksum of its {part} is wrong (if you changed the file, delete its key "
-                f"{CHECKSUMS})"
-            )
+        raise DamagedError(f"{path} is damaged, truncated or not a checkpoint") from error
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint with its checksums.
+    """Write a checkpoint.
 
     Raises:
         OSError: If the file can't be written; an existing one is left unchanged.
     """
-    checkpoint = checkpoint | {CHECKSUMS: {part: checksum(value) for part, value in checkpoint.items()}}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(checkpoint, file)
@@ -113,14 +100,14 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
         ValueError: If the checkpoint is damaged and can't be replaced.
     """
     try:
-        return read_checkpoint(checkpoint, "all", mmap=False)
+        return read_checkpoint(checkpoint, mmap=False)
     except DamagedError:
         if not is_last(checkpoint):
             raise
     steps = {}
     for other in set(checkpoint.parent.glob("*.ckpt")) - {checkpoint}:
         with suppress(ValueError, OSError):
-            stored = read_checkpoint(other, "all")
+            stored = read_checkpoint(other)
             steps[other] = stored["global_step"] if "optimizer_states" in stored else -1
     # At the same step, prefer previous.ckpt: best.ckpt was saved before the schedulers were stepped.
     newest = max(steps, key=lambda path: (steps[path], path.name == "previous.ckpt"), default=checkpoint)
@@ -129,4 +116,4 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
     with atomic_write(checkpoint) as temporary:
         shutil.copyfile(newest, temporary)
     logger.warning(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")
-    return read_checkpoint(checkpoint, "all", mmap=False)
+    return read_checkpoint(checkpoint, mmap=False)

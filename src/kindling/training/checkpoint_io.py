@@ -64,7 +64,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         loaded, self._loaded = self._loaded, None  # no reference kept: Lightning frees it after restoring
         if loaded and Path(path).resolve() == loaded[0].resolve():
             return loaded[1]
-        return read_checkpoint(Path(path), "all", mmap=False)
+        return read_checkpoint(Path(path), mmap=False)
 
     @override
     def remove_checkpoint(self, path: _PATH) -> None:
