@@ -67,7 +67,8 @@ def as_compute(pipeline: Pipeline) -> Compute:
 
 
 @pytest.mark.parametrize("task", ["regression", "classification"])
-def test_the_importance_agrees_with_scikit_learn(task: str) -> None:
+def test_the_importance_agrees_with_scikit_learn(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kindling.evaluation.importance.REPEATS", 20)
     frame = table()
     values = frame["age"] * 2 + (frame["plan"] == "team") * 3 + np.random.default_rng(1).normal(size=len(frame))
     is_regression = task == "regression"
@@ -78,7 +79,7 @@ def test_the_importance_agrees_with_scikit_learn(task: str) -> None:
         {"rmse": "neg_root_mean_squared_error"} if is_regression else {"loss": "neg_log_loss", "error": "accuracy"}
     )
     expected = sklearn_importance(pipeline, frame, targets, scoring=[*scoring.values()], n_repeats=20, random_state=0)
-    found = permutation_importance(as_compute(pipeline), features(frame), torch.tensor(targets), repeats=20)
+    found = permutation_importance(as_compute(pipeline), features(frame), torch.tensor(targets))
     assert [one.feature.name for one in found][2] == "noise"
     assert found[0].matters
     assert found[1].matters

@@ -17,7 +17,7 @@ from kindling.models.ensemble import EnsembleModel, take_over_states
 from kindling.models.infer import create_with_inferred_shape, infer_arguments
 from kindling.models.many_classes import MANY_CLASSES
 from kindling.models.task import BaseTask
-from kindling.tuning.shared_data import SharedData
+from kindling.tuning.trials import SharedData
 from kindling.utils.errors import UsageError
 from kindling.utils.hyperparameters import record_arguments
 

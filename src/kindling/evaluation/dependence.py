@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kindling.evaluation.features import Feature
 from kindling.evaluation.importance import Compute, inputs_of_features
+from kindling.utils.tensors import evenly_spaced
 
 POINTS = 25  # of a curve
 TAIL = 0.01  # of the samples at either end, where there is too little data for a curve
@@ -45,8 +46,8 @@ def partial_dependence(compute: Compute, features: Sequence[Feature], feature: F
         feature: One of them.
     """
     inputs = inputs_of_features(features)
-    rows = min(len(inputs), ROWS, max(MIN_ROWS, MAX_PREDICTED // compute(inputs[:1]).numel()))
-    chosen = inputs[torch.linspace(0, len(inputs) - 1, rows).long()]
+    rows = min(ROWS, max(MIN_ROWS, MAX_PREDICTED // compute(inputs[:1]).numel()))
+    chosen = inputs[evenly_spaced(len(inputs), rows)]
     samples = category_samples(feature) if feature.is_category else number_samples(feature)
     outputs = []
     for sample in samples:

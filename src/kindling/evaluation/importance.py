@@ -91,11 +91,7 @@ def inputs_of_features(features: Sequence[Feature]) -> Tensor:
 
 
 def permutation_importance(
-    compute: Compute,
-    features: Sequence[Feature],
-    targets: Tensor,
-    repeats: int = REPEATS,
-    threshold: DecisionThreshold | None = None,
+    compute: Compute, features: Sequence[Feature], targets: Tensor, threshold: DecisionThreshold | None = None
 ) -> list[Importance]:
     """Return the importance of each feature, largest first.
 
@@ -105,7 +101,6 @@ def permutation_importance(
         compute: The predictions of the model.
         features: All inputs of the model.
         targets: The true classes or values, shape (N,).
-        repeats: Number of times to shuffle each column.
         threshold: Decision threshold of two classes.
     """
     random = torch.Generator().manual_seed(0)
@@ -113,7 +108,7 @@ def permutation_importance(
     before, found = score(compute(inputs), targets, threshold), []
     for feature in filter(lambda feature: feature.name, features):
         increases = []
-        for _ in range(repeats):
+        for _ in range(REPEATS):
             inputs[:, feature.places] = feature.values[torch.randperm(len(inputs), generator=random)]
             after = score(compute(inputs), targets, threshold)
             increases.append([after[name] - before[name] for name in before])

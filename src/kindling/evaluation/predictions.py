@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kindling.models.many_classes import TopClasses
 from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
+from kindling.utils.tensors import evenly_spaced
 
 NO_PREDICTION = "no prediction"  # shown instead of a class name if the prediction is NaN
 
@@ -126,7 +127,7 @@ class Predictions:
         """Return the indices of a few correct predictions, from the least to the most confident."""
         right = self.correct.nonzero().squeeze(1)
         right = right[self.confidence[right].argsort(stable=True)]
-        return right[torch.linspace(0, len(right) - 1, min(number, len(right))).long()]
+        return right[evenly_spaced(len(right), number)]
 
     def worst(self, number: int) -> Tensor:
         """Return the indices of the wrong predictions with the lowest probability of the label, lowest first."""

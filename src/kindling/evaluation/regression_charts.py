@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kindling.evaluation.charts import BLUE, GRAY, NAME_LENGTH, ORANGE, format_ticks, new_chart
 from kindling.evaluation.regression import RegressionPredictions, group_errors, quantile_groups
+from kindling.utils.tensors import evenly_spaced
 from kindling.utils.text import shorten
 
 POINTS = 3000  # more hide each other
@@ -54,7 +55,7 @@ def error_histogram(predictions: RegressionPredictions) -> Figure:
 
 
 def _add_points(axes: Axes, x: Tensor, y: Tensor) -> None:
-    chosen = torch.linspace(0, len(x) - 1, min(len(x), POINTS)).long()
+    chosen = evenly_spaced(len(x), POINTS)
     alpha = max(0.15, min(0.8, 20 / len(chosen) ** 0.5))
     axes.scatter(x[chosen].numpy(), y[chosen].numpy(), s=8, color=BLUE, alpha=alpha, linewidths=0)
     format_ticks(axes.xaxis, 4)

@@ -46,7 +46,7 @@ class Repeat:
         return cls(path, command, members, str(digest)) if is_valid else None
 
     @classmethod
-    def open(cls, name: str, command: list[str], members: dict[str, list[str]], digest: str, root: Path = RUNS) -> Self:
+    def open(cls, name: str, command: list[str], members: dict[str, list[str]], digest: str) -> Self:
         """Return the repeat of a command: the one that has been started with the same files, or else a new one.
 
         Args:
@@ -54,13 +54,12 @@ class Repeat:
             command: Options of `fit` that the runs share.
             members: The options in which each run differs, by its name.
             digest: Digest of the files that the command names.
-            root: Folder of all runs.
         """
-        for path in sorted((root / name).glob("repeat_*"), key=lambda path: natural_key(path.name), reverse=True):
+        for path in sorted((RUNS / name).glob("repeat_*"), key=lambda path: natural_key(path.name), reverse=True):
             found = cls.read(path)
             if found and (found.command, found.members, found.digest) == (command, members, digest):
                 return found
-        repeat = cls(new_run(name, root, "repeat"), command, members, digest)
+        repeat = cls(new_run(name, kind="repeat"), command, members, digest)
         write_json(repeat.path / REPEAT_FILE, {"command": command, "members": members, "digest": digest})
         return repeat
 
@@ -129,9 +128,9 @@ def is_finished(run: Run) -> bool:
     return run.metadata.is_complete(tests=run.settings().get("test_after_fit", True))
 
 
-def find_repeat(name: str, root: Path = RUNS) -> Repeat | None:
-    """Return the repeat in a folder, given by its path or relative to `root`; None if there is none."""
-    return next((found for folder in (Path(name), root / name) if (found := Repeat.read(folder))), None)
+def find_repeat(name: str) -> Repeat | None:
+    """Return the repeat in a folder, given by its path, with or without `runs/`; None if there is none."""
+    return next((found for folder in (Path(name), RUNS / name) if (found := Repeat.read(folder))), None)
 
 
 def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:

@@ -115,27 +115,21 @@ def sort_by_start(runs: Iterable[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (run.metadata.started, natural_key(str(run.path))))
 
 
-def find_run(name: str, root: Path = RUNS) -> Path:
-    """Return a run folder, or the newest of the runs in a folder.
-
-    Args:
-        name: Path of either, which may be relative to `root`.
-        root: Folder of all runs.
+def find_run(name: str) -> Path:
+    """Return a run folder, or the newest of the runs in a folder, given the path of either, with or without `runs/`.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    for folder in (Path(name), root / name):
+    for folder in (Path(name), RUNS / name):
         if folder.is_dir() and (runs := find_runs(folder)):
             return runs[0] if len(runs) == 1 else sort_by_start(map(Run.read, runs))[-1].path
-    raise FileNotFoundError(describe_missing_run(name, root))
+    raise FileNotFoundError(describe_missing_run(name))
 
 
-def describe_missing_run(name: str, root: Path = RUNS) -> str:
+def describe_missing_run(name: str) -> str:
     """Return one line about a run that does not exist, with the run, or folder of runs, whose path is most similar."""
-    paths = {inner for path in find_runs(root) for inner in (path, *path.parents) if inner.is_relative_to(root)} - {
-        root
-    }
-    is_whole = Path(name).is_relative_to(root)
-    known = [str(path if is_whole else path.relative_to(root)) for path in sorted(paths)]
+    paths = {inner for path in find_runs(RUNS) for inner in (path, *path.parents) if RUNS in inner.parents}
+    is_whole = Path(name).is_relative_to(RUNS)
+    known = [str(path if is_whole else path.relative_to(RUNS)) for path in sorted(paths)]
     return f"there is no run {name}{suggest(name, known) or f': {program_name()} runs lists them'}"

@@ -14,7 +14,7 @@ from kindling.tensorboard.predictions import Inputs, PredictionTabs
 from kindling.training.output_collector import gather_samples
 from kindling.training.row_buffer import RowBuffer
 from kindling.utils.pictures import are_images
-from kindling.utils.tensors import to_float
+from kindling.utils.tensors import evenly_spaced, to_float
 
 MAX_POINTS = 1000  # browsers rotate more of them slowly
 MAX_FEATURES = 200  # the projector ignores further dimensions of a point
@@ -52,7 +52,7 @@ def write_projector(
     writer: SummaryWriter, features: Tensor, predictions: PredictionTabs, inputs: Inputs, step: int
 ) -> None:
     """Write up to 1,000 points of hidden features (N, features) with targets, predictions and images."""
-    chosen = torch.linspace(0, len(features) - 1, min(len(features), MAX_POINTS)).long()
+    chosen = evenly_spaced(len(features), MAX_POINTS)
     sprites = None
     if are_images(inputs(chosen[:1])):
         parts = [inputs(part) for part in torch.split(chosen, 50)]  # photos as floats are large

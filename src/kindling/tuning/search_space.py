@@ -142,27 +142,9 @@ def _distribution(values: Any) -> Distribution:
         raise ValueError(f"there is no {unknown[0]}{near}")
     if missing := [key for key in ("low", "high") if key not in values]:
         raise ValueError(f"{missing[0]} is missing: a range is {LAYOUT.partition(', or ')[2]}")
-    numbers = {key: _as_number(key, value) for key, value in values.items() if key != "log"}
-    return _range(values.get("log", False), **numbers)
-
-
-def _range(log: Any, low: float, high: float, step: float | None = None) -> Distribution:
-    """Return a distribution of numbers, of integers if all arguments are; raise ValueError if it is impossible."""
-    if type(log) is not bool:
-        raise ValueError(f"log must be true or false, got {log}")
-    if not low < high:
-        raise ValueError(f"low must be less than high, got {low} and {high}")
-    if log and step is not None:
-        raise ValueError("a range has either log or step")
-    if log and low <= 0:
-        raise ValueError(f"low must be greater than 0 with log, got {low}")
-    if step is not None and not 0 < step <= high - low:
-        raise ValueError(f"step must be between 0 and high - low, got {step}")
-    if step is not None and not math.isclose((high - low) / step, round((high - low) / step)):
-        raise ValueError(f"high must be low plus a multiple of step, got {low}, {high} and {step}")
-    if all(isinstance(number, int) for number in (low, high, step or 1)):
-        return IntDistribution(int(low), int(high), log, int(step or 1))
-    return FloatDistribution(low, high, log, step)
+    log, numbers = values.get("log", False), {key: _as_number(key, values[key]) for key in values if key != "log"}
+    kind: Any = IntDistribution if all(isinstance(number, int) for number in numbers.values()) else FloatDistribution
+    return kind(log=log, **numbers)
 
 
 def _as_number(key: str, value: Any) -> int | float:

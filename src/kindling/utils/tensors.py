@@ -18,6 +18,11 @@ def to_float(inputs: Tensor) -> Tensor:
     return inputs.float() if inputs.dtype == torch.float64 else inputs
 
 
+def evenly_spaced(number: int, most: int) -> Tensor:
+    """Return the indices of up to `most` of a number of samples, evenly spaced from the first to the last."""
+    return torch.linspace(0, number - 1, min(number, most)).long()
+
+
 def rgb_to_grayscale(images: Tensor) -> Tensor:
     """Convert (N, 3, H, W) to (N, 1, H, W) by ITU-R BT.601, with torchvision's coefficients."""
     red, green, blue = images.unbind(1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from kindling.data import BaseDataModule
@@ -21,6 +20,7 @@ from kindling.evaluation.importance import (
 from kindling.evaluation.regression import Target
 from kindling.evaluation.report.html import Html, element, figure_element, join, name_cell, section, table
 from kindling.models import ClassificationTask, RegressionTask
+from kindling.utils.tensors import evenly_spaced
 from kindling.utils.text import count_noun, format_numbers, join_names, shorten
 
 SHOWN = 15  # columns in the table
@@ -48,7 +48,7 @@ def column_sections(
     ):
         return
     compute = predictor_of(model)
-    rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), affordable_rows(compute, few))).long()]
+    rows = rows[evenly_spaced(len(rows), affordable_rows(compute, few))]
     features = features_of(data, rows, MAX_INPUTS)
     threshold = model.threshold if isinstance(model, ClassificationTask) else None
     found = permutation_importance(compute, features, targets[rows], threshold=threshold)

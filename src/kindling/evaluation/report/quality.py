@@ -10,6 +10,7 @@ from kindling.data.checks.quality import find_faults
 from kindling.data.datasets import ArrayDataset, inputs_of
 from kindling.evaluation.report.html import Html, element, section
 from kindling.evaluation.report.samples import image_element
+from kindling.utils.tensors import evenly_spaced
 
 MAX_IMAGES = 2000  # that are measured: a test should not take much longer for it
 SHOWN = 8  # of each fault
@@ -25,8 +26,8 @@ def quality_section(data: BaseDataModule, tested: int, wrong: Tensor | None) -> 
     """
     if not isinstance(data.test, ArrayDataset) or data.test.inputs[torch.tensor([0])].dtype != torch.uint8:
         return
-    number = min(tested, MAX_IMAGES)
-    rows = torch.linspace(0, tested - 1, number).long()
+    rows = evenly_spaced(tested, MAX_IMAGES)
+    number = len(rows)
     faults = find_faults(data.test.inputs if number == len(data.test) else _Rows(data.test, rows), number)
     if not faults:
         return
