@@ -38,13 +38,7 @@ class Dependence(NamedTuple):
 
 
 def partial_dependence(compute: Compute, features: Sequence[Feature], feature: Feature) -> Dependence:
-    """Return how the predictions for up to `ROWS` samples depend on one of the features.
-
-    Args:
-        compute: The predictions of the model.
-        features: All inputs of the model.
-        feature: One of them.
-    """
+    """Return how the predictions for up to `ROWS` samples depend on one of the features of a model."""
     inputs = inputs_of_features(features)
     rows = min(ROWS, max(MIN_ROWS, MAX_PREDICTED // compute(inputs[:1]).numel()))
     chosen = inputs[evenly_spaced(len(inputs), rows)]

@@ -13,18 +13,16 @@ from kindling.training.output_collector import interleave
 from kindling.utils.trees import tree_flatten, tree_unflatten
 
 
-def gather_predictions(trainer: Trainer, batches: Sequence[Any], as_one: bool = False) -> list[Any]:
+def gather_predictions(trainer: Trainer, batches: Sequence[Any], as_one: bool) -> list[Any]:
     """Return the predictions of all processes, in the batches and the order that one process gives them.
 
-    Of W processes, rank r predicts the rows r, r + W, ...; each predicts all rows if there are fewer than W.
+    Of W processes, rank r predicts the rows r, r + W, ...; each predicts all rows if there are fewer than W. Every
+    process must call this function after `predict`; processes other than the first get an empty list.
 
     Args:
-        trainer: The Trainer, after `predict`; every process must call this function.
+        trainer: The Trainer.
         batches: The outputs of `predict_step` in this process.
         as_one: Whether to return all rows as one batch.
-
-    Returns:
-        The batches of one process; empty in processes other than the first.
 
     Raises:
         ValueError: If the order of the rows is unknown.

@@ -95,13 +95,8 @@ def permutation_importance(
 ) -> list[Importance]:
     """Return the importance of each feature, largest first.
 
-    All inputs that encode a column are shuffled together; those without a name are left as they are.
-
-    Args:
-        compute: The predictions of the model.
-        features: All inputs of the model.
-        targets: The true classes or values, shape (N,).
-        threshold: Decision threshold of two classes.
+    All inputs that encode a column are shuffled together; those without a name are left as they are. `targets` are the
+    true classes or values, (N,).
     """
     random = torch.Generator().manual_seed(0)
     inputs = inputs_of_features(features)

@@ -169,12 +169,7 @@ class OutOfFold:
         return maps
 
     def write_report(self, folder: Path, command: str) -> Path:
-        """Write `report.html` into a folder, and return its path.
-
-        Args:
-            folder: The folder.
-            command: The full command line.
-        """
+        """Write `report.html` with the command line into a folder, and return its path."""
         note = "Each sample was predicted by the model of the fold that did not train on it."
         if self.thresholds:
             positive = self.model.class_names[self.thresholds[0].positive]

@@ -79,9 +79,9 @@ def write_multilabel_predictions(
     row_header: str,
     probabilities: Tensor,
     class_names: Sequence[str],
-    targets: Tensor | None = None,
-    keys: Keys = MappingProxyType({}),
-    all_classes: bool = False,
+    targets: Tensor | None,
+    keys: Keys,
+    all_classes: bool,
 ) -> None:
     """Write `predictions.csv` for several classes per sample.
 
@@ -107,20 +107,12 @@ def write_label_errors(
     errors: LabelErrors,
     labels: Tensor,
     class_names: Sequence[str],
-    keys: Keys = MappingProxyType({}),
+    keys: Keys,
 ) -> None:
     """Write `label_errors.csv`: row, keys, given label, suggested label, probability of the given one, `sure`.
 
-    Several classes are separated by `|`; see `write_predictions` for the other arguments.
-
-    Args:
-        path: The file.
-        rows: Names of the samples.
-        row_header: Header of the column of names.
-        errors: The label errors.
-        labels: True classes (N,), or 1 for each class of a sample, (N, classes).
-        class_names: Names of the classes.
-        keys: Further columns that identify the samples, by name.
+    Several classes are separated by `|`. Labels are (N,), or 1 for each class of a sample, (N, classes); see
+    `write_predictions` for the other arguments.
     """
     found = errors.rows.tolist()
     of_found = {name: [values[row] for row in found] for name, values in keys.items()}

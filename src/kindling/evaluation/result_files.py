@@ -47,15 +47,7 @@ def written_to(run: Path) -> Iterator[None]:
 
 
 def run_test(trainer: Trainer, **kwargs: Any) -> tuple[Mapping[str, float], OSError | None]:
-    """Test a model.
-
-    Args:
-        trainer: The Trainer.
-        **kwargs: Arguments of `Trainer.test`.
-
-    Returns:
-        The metrics; and the error if they are known, but a logger or a callback could not write them.
-    """
+    """Test a model, and return the metrics, and the error if a logger or a callback could not write them."""
     try:
         return trainer.test(**kwargs)[0], None
     except OSError as error:
@@ -75,7 +67,10 @@ def save_predictions(
     data: LightningDataModule | None,
     all_classes: bool = False,
 ) -> tuple[Path, int]:
-    """Write the predictions of a checkpoint into its run folder.
+    """Write the predictions of a checkpoint into its run folder, and return the file and the number of predictions.
+
+    The file is `predictions.csv` for one class or value per sample, or `predictions_<name>.csv` for samples other than
+    the test split. Other predictions are written to a `.pt` file for `torch.load`.
 
     Args:
         checkpoint: The checkpoint.
@@ -83,11 +78,6 @@ def save_predictions(
         model: The model.
         data: The data module.
         all_classes: Whether to write the probability of each class, also of very many.
-
-    Returns:
-        The file and the number of predictions. The file is `predictions.csv` for one class or value per sample, or
-        `predictions_<name>.csv` for samples other than the test split; other predictions are written to a `.pt` file
-        for `torch.load`.
     """
     run, labels, name = run_folder_of(checkpoint), None, "predictions"
     if others := getattr(data, "predict", None) if isinstance(data, BaseDataModule) else None:
@@ -168,15 +158,6 @@ def save_test_results(
     all_classes: bool = False,
 ) -> Path | None:
     """Write `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
-
-    Args:
-        checkpoint: The tested checkpoint.
-        metrics: The test metrics by name; NaN is null in the file.
-        collected: The outputs of the model.
-        model: The tested model.
-        data: The data module.
-        command: The full command line.
-        all_classes: See `save_predictions`.
 
     Returns:
         The path of the report; None for models other than classifiers and regression models, and other data.

@@ -30,9 +30,6 @@ def plot_history(run: str | Path) -> Path:
 
     It shows loss and accuracy, or else the first other validation metric. If no metric belongs to a split, it shows all
     losses in one panel, and the first other metric in another.
-
-    Returns:
-        The path of the plot.
     """
     from matplotlib.figure import Figure  # takes 0.3 s to import
 
@@ -171,16 +168,9 @@ def style_axes(panels: Any, epochs: float) -> None:
 
 
 def plot_runs(histories: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> Path:
-    """Draw the curves of several runs: one color per run, validation solid, training dashed.
+    """Draw the histories of runs, by their names: one color per run, validation solid, training dashed.
 
     From the ninth run on, colors repeat with other markers.
-
-    Args:
-        histories: Results of `read_history` by the name of the run.
-        path: File to write.
-
-    Returns:
-        The path of the plot.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

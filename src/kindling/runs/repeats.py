@@ -47,14 +47,7 @@ class Repeat:
 
     @classmethod
     def open(cls, name: str, command: list[str], members: dict[str, list[str]], digest: str) -> Self:
-        """Return the repeat of a command: the one that has been started with the same files, or else a new one.
-
-        Args:
-            name: Name of the recipe.
-            command: Options of `fit` that the runs share.
-            members: The options in which each run differs, by its name.
-            digest: Digest of the files that the command names.
-        """
+        """Return the repeat of a command: the one that has been started with the same files, or else a new one."""
         for path in sorted((RUNS / name).glob("repeat_*"), key=lambda path: natural_key(path.name), reverse=True):
             found = cls.read(path)
             if found and (found.command, found.members, found.digest) == (command, members, digest):
@@ -136,11 +129,7 @@ def find_repeat(name: str) -> Repeat | None:
 def digest_files(command: Sequence[str], configs: Sequence[Any]) -> str:
     """Return a digest of all files that options or configs name, to notice that a recipe or the data has changed.
 
-    Of a folder, such as one of images, the names and sizes of its files count.
-
-    Args:
-        command: Options of `fit`.
-        configs: Contents of the config files among them.
+    Of a folder, such as one of images, the names and sizes of its files count. `configs` are contents of config files.
     """
     names = {word.rpartition("=")[2] for word in command} | {text for config in configs for text in texts(config)}
     content = hashlib.sha256()

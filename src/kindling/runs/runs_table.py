@@ -88,13 +88,7 @@ def metric_columns(runs: Sequence[Run], sorted_by: str | None = None) -> list[Co
 
 
 def format_table(runs: Sequence[Run], width: int | None = None, sorted_by: str | None = None) -> str:
-    """Return the table as text.
-
-    Args:
-        runs: The runs, in order.
-        width: Width of the terminal in characters; None shows all columns.
-        sorted_by: Column that they are sorted by, which is always shown.
-    """
+    """Return the table as text, with the column by which it is sorted, and as many others as fit into the width."""
     shown = [*BEFORE_METRICS, *metric_columns(runs, sorted_by), *AFTER_METRICS]
     if all(run.metadata.recipe == run.path.parent.name for run in runs):
         shown.remove(COLUMNS["recipe"])  # same as the folder

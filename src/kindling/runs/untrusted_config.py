@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -34,12 +34,7 @@ AVERAGING = [f"kindling.{package}.{name}" for package in ("training", "callbacks
 
 
 def drop_unsafe(config: dict[str, Any], source: Path) -> dict[str, Any]:
-    """Return the safe values of a configuration from elsewhere, and log the names of the others.
-
-    Args:
-        config: The configuration.
-        source: Its file, for the message.
-    """
+    """Return the safe values of a configuration in a file from elsewhere, and log the names of the others."""
     safe, ignored = dict(config), []
     for name, value in config.items():
         if name == "trainer" and isinstance(value, dict):
@@ -77,13 +72,8 @@ def _is_averaging(value: Any) -> bool:
 def check_class_paths(stored: Any, run: Path, what: str = "model", plugins: Mapping[str, str] | None = None) -> None:
     """Check that stored classes are installed or from plug-ins, neither from the run folder nor the standard library.
 
-    No class is imported.
-
-    Args:
-        stored: Values of a checkpoint or a configuration.
-        run: The run folder.
-        what: Role of the classes, for messages.
-        plugins: How to get their plug-ins; see `kindling.utils.plugins.sources`.
+    No class is imported. Messages say `what` the classes should be, and how to get their `plugins`, see
+    `kindling.utils.plugins.sources`.
 
     Raises:
         ValueError: If a class is not.
@@ -130,22 +120,12 @@ def find_class(name: Any) -> type | None:
 
 
 def nested(value: Any, specs: bool = True) -> Iterator[Any]:
-    """Yield a value and all values in its lists and dictionaries.
-
-    Args:
-        value: Values of a checkpoint or a configuration.
-        specs: Whether to include those in models stored as JSON text.
-    """
+    """Yield a value and all values in its lists and dictionaries, and in the `specs` of models, which are JSON."""
     yield value
-    items: Iterable[Any] = ()
-    match value:
-        case dict():
-            items = value.values()
-        case list() | tuple():
-            items = value
-        case str() if specs and value.startswith("{"):
-            with suppress(ValueError, RecursionError):
-                items = [json.loads(value)]
+    if specs and isinstance(value, str) and value.startswith("{"):
+        with suppress(ValueError, RecursionError):
+            value = [json.loads(value)]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     for item in items:
         yield from nested(item, specs)
 

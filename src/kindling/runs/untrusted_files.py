@@ -25,20 +25,13 @@ MAX_OPTIONS_LENGTH = 150  # characters of options in a message
 def check_files(
     data: dict[str, Any], typed: Collection[str], run: Path, source: Path, known: Mapping[str, Any], command: str
 ) -> None:
-    """Check that a data source reads only files that were typed, are in the run folder, or are defaults.
+    """Check that a data source reads only files that are typed, in the run folder, defaults, or known.
 
-    Samples to predict are removed from its arguments, and downloads are turned off.
-
-    Args:
-        data: The class of the data source and its arguments, changed in place.
-        typed: Names of the typed arguments.
-        run: The run folder.
-        source: File with the arguments, for messages.
-        known: Its arguments in a checkpoint of this user.
-        command: fit, validate, test or predict.
+    Known are the arguments in a checkpoint of this user. Samples to predict are removed from the arguments in `data`,
+    and downloads are turned off.
 
     Raises:
-        ValueError: If it would read other files.
+        ValueError: If the data source, whose arguments are in the file `source`, would read other files.
     """
     arguments = data.setdefault("init_args", {})
     cls = find_class(data["class_path"])
@@ -69,9 +62,7 @@ def check_files(
 def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
     """Check that the optimizer and scheduler of a checkpoint from elsewhere are classes: a function would be called.
 
-    Args:
-        hyper_parameters: Those of the model, after `check_class_paths`.
-        source: The checkpoint, for messages.
+    To be called after `check_class_paths`.
 
     Raises:
         ValueError: If one is a function, or has a function as an argument.
@@ -92,12 +83,9 @@ def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
 
 
 def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Path) -> None:
-    """Check that no argument of a class is a name that the class could import, apart from layers of torch.
+    """Check that no argument of a class in the file `source` is a name that the class could import.
 
-    Args:
-        model: The class and its arguments.
-        typed: Names of the typed arguments.
-        source: File with the arguments, for messages.
+    Typed arguments and layers of torch are allowed.
 
     Raises:
         ValueError: If one is.

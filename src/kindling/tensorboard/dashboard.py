@@ -168,13 +168,7 @@ class Dashboard(TestOutputCollector):
 
 
 def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> PredictionTabs:
-    """Return the predictions for a split.
-
-    Args:
-        trainer: The trainer.
-        outputs: Outputs of a split, see `TestOutputCollector`.
-        targets: Labels or true values (N,); or 1 for each class of a sample, (N, classes).
-    """
+    """Return the predictions for a split, given outputs and targets as in `TestOutputCollector`."""
     model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     if isinstance(model, ClassificationTask):
         threshold = model.threshold
@@ -231,12 +225,7 @@ def metrics_of(trainer: Trainer, split: str) -> dict[str, float]:
 
 
 def dashboard_of(checkpoint: Path, step: int) -> Dashboard | None:
-    """Return a dashboard that adds test results to the run of a checkpoint; None outside of a run.
-
-    Args:
-        checkpoint: The checkpoint.
-        step: Optimizer steps of the checkpoint.
-    """
+    """Return a dashboard that adds test results to the run of a checkpoint after a step; None outside of a run."""
     run = run_folder_of(checkpoint)
     if not is_in_run(checkpoint) or not list(run.glob("train/events.out.tfevents.*")):
         return None  # outside of a run, or trained without TensorBoard

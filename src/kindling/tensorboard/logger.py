@@ -79,11 +79,9 @@ class SplitLogger(TensorBoardLogger):
 
 
 def run_loggers(run: Path, steps: int | None) -> list[Logger]:
-    """Return the loggers of the run: `metrics.csv` and TensorBoard.
+    """Return the loggers of a run folder: `metrics.csv` and TensorBoard.
 
-    Args:
-        run: The run folder.
-        steps: Optimizer steps of the checkpoint from which the run resumes; later entries are dropped.
+    Entries after the steps of the checkpoint from which the run resumes are dropped.
     """
     where: dict[str, Any] = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
     table = run / "metrics.csv"

@@ -114,14 +114,7 @@ def write_confusions(writer: SummaryWriter, predictions: Predictions, names: Seq
 
 
 def write_worst_predictions(writer: SummaryWriter, predictions: PredictionTabs, inputs: Inputs, step: int) -> None:
-    """Write the worst predictions: images with captions, or a table.
-
-    Args:
-        writer: Writer of the split.
-        predictions: Predictions for the samples of the split.
-        inputs: Returns the inputs of samples by index.
-        step: Number of optimizer steps.
-    """
+    """Write the worst predictions for a split: images with captions, or a table."""
     worst = predictions.predictions.worst(WORST)
     if not len(worst):
         return

@@ -31,17 +31,12 @@ def run_diagnostic(
     config: Mapping[str, Any],
     plot: Path,
     typed: Sequence[str],
-    epochs_completed: int = 0,
+    epochs_completed: int,
 ) -> None:
     """Run the requested diagnostics and print their results.
 
-    Args:
-        model: The model.
-        data: The data module.
-        config: The configuration of `fit`.
-        plot: Path of the plot of the learning-rate finder.
-        typed: Options on the command line.
-        epochs_completed: Number of epochs that the checkpoint was trained for; the suggested command trains longer.
+    The learning-rate finder draws a plot, and suggests a command with the typed options. If the checkpoint has
+    completed epochs, that command trains longer.
 
     Raises:
         UsageError: If the model is not one of Kindling's tasks, or has no data module.

@@ -41,15 +41,9 @@ def short_fit(
     description: str,
     **options: Any,
 ) -> Trainer:
-    """Train a model without validation, logs or files, and return the Trainer.
+    """Train a model for up to a number of steps, without validation, logs or files, and return the Trainer.
 
-    Args:
-        model: The model, usually from `clone_model`.
-        data: A data module or a loader of training batches.
-        steps: Maximum number of optimizer steps.
-        callbacks: Callbacks of the Trainer.
-        description: The task, for the progress bar.
-        **options: Other arguments of the Trainer.
+    The progress bar shows the description. Other options are those of the Trainer.
     """
     batches = steps * (options.get("accumulate_grad_batches") or 1)
     with progress(description, batches) as advance, isolate_rng():

@@ -66,14 +66,9 @@ class Study:
     def open(
         cls, path: Path, storage: str | None, settings: Mapping[str, Any], space: SearchSpace, **options: Any
     ) -> Self:
-        """Open the study of a folder, or create it.
+        """Open the study of a folder, or create it, with the settings that must not change when it is continued.
 
-        Args:
-            path: The folder; its name is that of the study.
-            storage: URL of a database; by default a file in the folder.
-            settings: What must be the same whenever the study is continued, such as the search space.
-            space: The options to vary.
-            **options: Other attributes.
+        `storage` is the URL of a database, by default a file in the folder.
 
         Raises:
             UsageError: If the study has been started with other settings.
@@ -113,11 +108,6 @@ class Study:
 
         While a schedule still has a high learning rate, the metric says little: after 4 of 12 epochs of one-cycle
         training, those of 30 trials were in nearly the reverse order of the final ones, after 8 in nearly the same.
-
-        Args:
-            name: median, hyperband or none.
-            epochs: Epochs of a complete trial.
-            is_scheduled: Whether a schedule changes the learning rate.
         """
         warm_up = 1 + (2 * epochs // 3 if is_scheduled else epochs // 4)
         self.stored.pruner = {
@@ -130,13 +120,7 @@ class Study:
         """Return a trial whose process on this machine has ended before it was finished, or else a new one.
 
         The suggestions depend on the seed, the number of the trial and the finished trials, but not on the process: a
-        study that was interrupted goes on as it would have.
-
-        Args:
-            total: Number of trials of the study; None without a limit.
-
-        Returns:
-            The trial; None if all have been started.
+        study that was interrupted goes on as it would have. Returns None if a total of trials has been started.
         """
         with locked(self.path / f".{DATABASE}.lock"):
             trials = self.trials()
@@ -168,14 +152,7 @@ class Study:
         return True
 
     def finish(self, trial: Trial, value: float | None, failure: str = "", **attributes: Any) -> FrozenTrial:
-        """Store the result of a trial.
-
-        Args:
-            trial: The trial.
-            value: The best value of the metric; None if there is none.
-            failure: Why the trial has failed; empty if it has not.
-            **attributes: Other facts about its run.
-        """
+        """Store the result of a trial: the best value of its metric, why it has failed, and other facts."""
         for name, fact in attributes.items():
             trial.set_user_attr(name, fact)
         if failure or value is None or not math.isfinite(value):

@@ -23,11 +23,8 @@ SMALLEST = torch.finfo(torch.float32).tiny  # a single probability of 0 is no in
 def calibration_section(predictions: Predictions, temperatures: Tensor, fits: bool, loss: float) -> Html:
     """Return how well probabilities match frequencies, with and without the softmax temperature.
 
-    Args:
-        predictions: The predictions for N samples.
-        temperatures: What the logits of each sample were divided by, (N, 1).
-        fits: Whether the temperature was chosen on the validation split.
-        loss: The reported test loss.
+    `temperatures` are what the logits of each sample were divided by, (N, 1), which the validation split chose if
+    `fits`; `loss` is the reported test loss.
     """
     bins, raw = calibration(predictions), None
     summary = f"Expected calibration error (ECE) with {BINS} bins: {bins.error:.2%}. {describe(predictions)}"

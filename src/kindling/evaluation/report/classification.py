@@ -39,20 +39,12 @@ def classification_sections(
     columns: Iterable[Html],
     temperatures: Tensor,
     fits_temperature: bool,
-    explain: Explain | None = None,
+    explain: Explain | None,
 ) -> Iterator[Html]:
-    """Yield the sections of the report.
+    """Yield the sections of the report, among them those about the columns of a table.
 
-    Args:
-        metrics: The test metrics by name.
-        predictions: The predictions for the N test samples.
-        losses: Mean loss of each of `random_blocks`, shape (B,).
-        data: The data module.
-        names: Names of the classes.
-        columns: Sections about the columns of a table.
-        temperatures: The softmax temperature of each sample, (N, 1).
-        fits_temperature: Whether it was chosen on the validation split.
-        explain: Computes the heat maps of images.
+    `losses` are the mean losses of `random_blocks`, (B,). `temperatures` are the softmax temperatures of the samples,
+    (N, 1), which the validation split chose if `fits_temperature`. `explain` computes the heat maps of images.
     """
     intervals = confidence_intervals(predictions, losses)
 
@@ -87,11 +79,7 @@ def class_table(predictions: Predictions, names: Sequence[str]) -> Html:
 def score_table(names: Sequence[str], samples: Tensor, scores: Tensor, titles: Sequence[str]) -> Html:
     """Return a table of the scores of each class; of more than `MANY_CLASSES`, those with the lowest last score.
 
-    Args:
-        names: Names of the classes.
-        samples: Number of test samples with each class, (classes,).
-        scores: Scores of each class, (classes, k).
-        titles: Names of the scores.
+    `samples` are the numbers of test samples with each class, (classes,). `scores` are (classes, k), with k titles.
     """
     listed, note = torch.arange(len(names)), Html()
     if len(names) > MANY_CLASSES:

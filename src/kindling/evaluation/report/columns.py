@@ -34,11 +34,7 @@ def column_sections(
 ) -> Iterator[Html]:
     """Yield the importance of the columns, and the dependence on the most important ones, if the data is a table.
 
-    Args:
-        model: The tested model.
-        outputs: Its predictions for the test samples, shape (N, ...).
-        targets: The true classes or values, shape (N,).
-        data: The data module.
+    `outputs` (N, ...) are the predictions for the test samples, `targets` (N,) their true classes or values.
     """
     rows = outputs.reshape(len(outputs), -1).isnan().any(dim=1).logical_not().nonzero().squeeze(1)
     if (

@@ -21,13 +21,9 @@ def metric_cards(
     format_value: Callable[[str, float], str],
     note: str,
 ) -> Html:
-    """Return the test metrics with their 95% confidence intervals.
+    """Return the test metrics (`test/loss`) with their 95% confidence intervals (`loss`), and a note about these.
 
-    Args:
-        metrics: The metrics by name, such as `test/loss`.
-        intervals: The intervals by name, such as `loss`.
-        format_value: Formats a value, given the name of its metric.
-        note: Explanation of the intervals.
+    `format_value` formats a value, given the name of its metric.
     """
     cards = []
     for name, value in metrics.items():

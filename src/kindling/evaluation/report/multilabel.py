@@ -26,17 +26,11 @@ def multilabel_sections(
     losses: Tensor,
     data: BaseDataModule,
     names: Sequence[str],
-    explain: Explain | None = None,
+    explain: Explain | None,
 ) -> Iterator[Html]:
     """Yield the sections of the report.
 
-    Args:
-        metrics: The test metrics by name.
-        predictions: The predictions for the N test samples.
-        losses: Mean loss of each of `random_blocks`, shape (B,).
-        data: The data module.
-        names: Names of the classes.
-        explain: Computes the heat maps of images.
+    `losses` are the mean losses of `random_blocks`, (B,). `explain` computes the heat maps of images.
     """
     yield metric_cards(metrics, multilabel_intervals(predictions, losses), lambda _, value: format_metric(value), NOTE)
     if missing := int(predictions.probabilities.isnan().any(1).sum()):

@@ -17,12 +17,9 @@ SHOWN = 8  # of each fault
 
 
 def quality_section(data: BaseDataModule, tested: int, wrong: Tensor | None) -> Iterator[Html]:
-    """Yield a section about faulty test images, if there are any.
+    """Yield a section about faulty images among the first N `tested` ones of the test split, if there are any.
 
-    Args:
-        data: The data module, of images.
-        tested: Number of test samples N, the first ones of the split.
-        wrong: Whether the prediction for each of them is wrong, (N,); None if predictions are numbers.
+    `wrong` says whether the prediction for each of them is wrong, (N,); None if predictions are numbers.
     """
     if not isinstance(data.test, ArrayDataset) or data.test.inputs[torch.tensor([0])].dtype != torch.uint8:
         return

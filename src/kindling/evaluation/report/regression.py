@@ -26,18 +26,12 @@ def regression_sections(
     predictions: RegressionPredictions,
     losses: Tensor,
     data: BaseDataModule,
-    columns: Iterable[Html] = (),
-    explain: Explain | None = None,
+    columns: Iterable[Html],
+    explain: Explain | None,
 ) -> Iterator[Html]:
-    """Yield the sections of the report.
+    """Yield the sections of the report, among them those about the columns of a table.
 
-    Args:
-        metrics: The test metrics by name.
-        predictions: The predictions for the N test samples.
-        losses: Mean loss of each of `random_blocks`, shape (B,).
-        data: The data module.
-        columns: Sections about the columns of a table.
-        explain: Computes the heat maps of images.
+    `losses` are the mean losses of `random_blocks`, (B,). `explain` computes the heat maps of images.
     """
     unit = predictions.target.unit and f" {predictions.target.unit}"
 

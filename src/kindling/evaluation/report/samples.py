@@ -26,15 +26,9 @@ def show_samples(
     data: BaseDataModule,
     explanation: Explanation | None = None,
 ) -> Html:
-    """Return test samples.
+    """Return test samples by index (n,) below an introduction.
 
-    Args:
-        rows: Indices of the samples, shape (n,).
-        columns: The truth, the prediction and a remark on it, for each sample.
-        intro: Text above the samples.
-        remark: Explanation of the remark in the captions of images.
-        data: The data module.
-        explanation: How the predictions for images are explained.
+    `remark` explains the third of the columns in the captions of images; `explanation`, the predictions for images.
     """
     row_names = data.tested_rows()
     names = [row_names[row] for row in rows.tolist()]
@@ -57,7 +51,7 @@ def image_sheet(
     columns: Columns,
     images: Tensor,
     row_header: str,
-    maps: Sequence[Sequence[HeatMap]] = (),
+    maps: Sequence[Sequence[HeatMap]],
 ) -> Html:
     """Return images (n, C, H, W), uint8 or floats in [0, 1], with captions, the first ones beside their heat maps."""
     figures = []
