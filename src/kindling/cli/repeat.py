@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from kindling.cli.option_formatter import OptionFormatter
 from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
 from kindling.cli.shared_options import check_options, shared_options
 from kindling.cli.yaml_files import read_yaml
-from kindling.runs.folders import ENSEMBLE, LABEL_ERRORS, RUNS, check_run_name, written_checkpoints
+from kindling.runs.folders import ENSEMBLE, LABEL_ERRORS, RUNS, check_run_name, remove_folder, written_checkpoints
 from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
 from kindling.runs.repeats import Repeat, digest_files, is_finished
 from kindling.runs.run import Run
@@ -152,9 +152,7 @@ def _train(repeat: Repeat, at_once: int, writes_logs: bool, is_quiet: bool) -> l
                 say(f"{name}: {line} ({len(finished)} of {len(repeat.members)} finished)")
     if failures and not repeat.runs():
         number, (code, reason) = next(iter(failures.items()))
-        shutil.rmtree(repeat.path)
-        with suppress(OSError):
-            repeat.path.parent.rmdir()  # fails if it contains other runs
+        remove_folder(repeat.path)
         raise UsageError(reason) if jobs[number].log else SystemExit(code)
     return [f"{repeat.path / names[number]} failed: {reason}" for number, (_, reason) in failures.items()]
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from kindling.runs.folders import RUNS, check_run_name, is_last, new_run, run_folder_of
+from kindling.runs.folders import RUNS, check_run_name, is_last, new_run, remove_folder, run_folder_of
 from kindling.runs.metadata import FILE, RunMetadata, check_is_free, recipe_name
 from kindling.runs.signatures import sign
 from kindling.tensorboard.logger import run_loggers
@@ -124,10 +124,7 @@ class RunSession:
         if (self.path / "checkpoints" / "last.ckpt").exists():
             say("stopped; resume with: " + as_command("kindling", "fit --ckpt_path", self.path))
         elif self.is_new and not began:
-            shutil.rmtree(self.path, ignore_errors=True)
-            for folder in (self.path.parent, self.path.parent.parent):
-                with suppress(OSError):
-                    folder.rmdir()  # fails if it contains other runs
+            remove_folder(self.path)
 
 
 def _clear(run_folder: Path) -> None:

@@ -20,11 +20,11 @@ from kindling.cli.entry_point import describe_error
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.search_config import SearchConfig
 from kindling.cli.trial_process import clean_process, output_in, status
-from kindling.runs.folders import RUNS, STUDY_FILE
+from kindling.runs.folders import RUNS, STUDY_FILE, remove_folder
 from kindling.runs.repeats import is_finished
 from kindling.runs.run import Run, find_runs, flatten_config, sort_by_start
 from kindling.training.launcher import wait_for_processes
-from kindling.tuning.study import Study, remove_folder
+from kindling.tuning.study import Study
 from kindling.tuning.study_results import describe_trial, study_table, summary_of, write_best, write_summary
 from kindling.tuning.trials import VARIABLE, PruneTrial, TrialOptions
 from kindling.utils.console import as_command, say

@@ -10,7 +10,8 @@ from kindling.evaluation.regression import Target
 from kindling.models import BaseTask, ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.data_arguments import Task
 from kindling.runs.folders import run_folder_of
-from kindling.runs.metadata import TEST, read_json
+from kindling.runs.metadata import TEST
+from kindling.runs.text_files import read_json
 from kindling.utils.decision_threshold import DecisionThreshold
 
 

@@ -14,7 +14,7 @@ from kindling.deploy.model_card import metrics_file
 from kindling.deploy.onnx_file import check_exported, load_onnx
 from kindling.deploy.predictor import Predictor, load
 from kindling.runs.find_checkpoint import find_checkpoint
-from kindling.runs.metadata import read_json
+from kindling.runs.text_files import read_json
 
 MAX_SAMPLES = 4096  # per request
 LOADS = 5  # of a file that is overwritten meanwhile

@@ -3,11 +3,8 @@
 import logging
 import pickle
 import shutil
-import struct
 import zipfile
-import zlib
 from contextlib import suppress
-from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +17,6 @@ from kindling.utils.files import atomic_write
 logger = logging.getLogger(__name__)
 
 CHUNK = 2**20  # bytes that are read at once
-# Errors that zipfile raises for a damaged archive.
-ARCHIVE_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    LZMAError,
-    struct.error,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
 
 
 class DamagedError(ValueError):
@@ -74,7 +59,7 @@ def _verify(path: Path, tensors: bool) -> None:
                             pass
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
-    except ARCHIVE_ERRORS as error:
+    except Exception as error:  # zipfile raises many kinds of errors for a damaged archive
         raise DamagedError(f"{path} is damaged, truncated or not a checkpoint") from error
 
 

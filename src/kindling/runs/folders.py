@@ -1,6 +1,7 @@
 """Run folders: `runs/<recipe>/version_<n>/`, one per `fit`."""
 
 import os
+import shutil
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
@@ -48,6 +49,14 @@ def new_run(name: str, root: Path = RUNS, kind: str = "version") -> Path:
             number += 1
         else:
             return run
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and its files, and folders around it that are empty then."""
+    shutil.rmtree(path, ignore_errors=True)
+    for parent in path.parents[:-1]:
+        with suppress(OSError):
+            parent.rmdir()  # fails if it contains other runs
 
 
 def written_checkpoints(folder: Path) -> list[Path]:

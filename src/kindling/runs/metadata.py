@@ -1,11 +1,9 @@
 """Metadata of a run: `run.json` in its folder, or without it, what its other files contain."""
 
-import json
 import math
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -17,7 +15,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 from kindling import __version__
 from kindling.runs.history import READ_ERRORS, best_epoch, read_history
 from kindling.runs.process import is_alive, is_copy, process_info
-from kindling.runs.text_files import read_text
+from kindling.runs.text_files import read_json, read_text
 from kindling.utils.files import write_json
 from kindling.utils.text import strip_control_characters
 
@@ -126,28 +124,6 @@ def _is_timestamp(text: str) -> bool:
         time = datetime.fromisoformat(text) if text else datetime.now(UTC)
         return time.tzinfo is not None and 1970 < time.year < 3000
     return False
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the sanitized object in a JSON file; empty if the file is missing or damaged."""
-    with suppress(OSError, ValueError, RecursionError):
-        stored = _sanitize(json.loads(read_text(path)))
-        return stored if isinstance(stored, dict) else {}
-    return {}
-
-
-def _sanitize(value: Any) -> Any:
-    """Remove control characters from parsed JSON, and replace numbers that are not finite floats with None."""
-    match value:
-        case str():
-            return strip_control_characters(value)
-        case int() | float():
-            return value if abs(value) <= sys.float_info.max else None
-        case list():
-            return [_sanitize(item) for item in value]
-        case dict():
-            return {strip_control_characters(name): _sanitize(item) for name, item in value.items()}
-    return value
 
 
 def _infer_from_files(run: Path) -> dict[str, Any]:

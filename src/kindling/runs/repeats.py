@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, new_run, written_checkpoints
-from kindling.runs.metadata import read_json
 from kindling.runs.run import Run, find_runs, sort_by_start
+from kindling.runs.text_files import read_json
 from kindling.runs.untrusted_config import texts
 from kindling.utils.files import atomic_write, write_json
 from kindling.utils.text import natural_key

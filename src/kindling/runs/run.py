@@ -12,9 +12,9 @@ import yaml
 
 from kindling.runs.folders import RUN_FILES, RUNS
 from kindling.runs.history import READ_ERRORS, read_history
-from kindling.runs.metadata import FILE, FORMAT, TEST, RunMetadata, read_json, status_of
+from kindling.runs.metadata import FILE, FORMAT, TEST, RunMetadata, status_of
 from kindling.runs.metric_names import standard_name
-from kindling.runs.text_files import read_text
+from kindling.runs.text_files import read_json, read_text
 from kindling.runs.untrusted_config import check_size
 from kindling.utils.console import say
 from kindling.utils.text import natural_key, program_name, strip_control_characters, suggest

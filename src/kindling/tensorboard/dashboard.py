@@ -14,29 +14,25 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
-from kindling.data.datasets import inputs_of, targets_of
-from kindling.evaluation.multilabel import MultiLabelPredictions, names_of_classes
+from kindling.data.datasets import inputs_of
+from kindling.evaluation.multilabel import MultiLabelPredictions
 from kindling.evaluation.predictions import Predictions
 from kindling.evaluation.regression import RegressionPredictions, Target
-from kindling.models.batches import as_pair, mixes
 from kindling.models.classification import ClassificationTask
 from kindling.models.multilabel import MultiLabelTask
 from kindling.runs.folders import is_in_run, run_folder_of
 from kindling.tensorboard.hyperparameters import collect_hparams, write_final_metrics, write_hparams
-from kindling.tensorboard.images import add_picture, image_grid
 from kindling.tensorboard.logger import SplitLogger
 from kindling.tensorboard.multilabel import MultiLabelTabs
 from kindling.tensorboard.network import write_histograms, write_network, write_texts
-from kindling.tensorboard.predictions import ClassificationTabs, PredictionTabs, names_of, write_worst_predictions
+from kindling.tensorboard.predictions import ClassificationTabs, PredictionTabs, write_worst_predictions
 from kindling.tensorboard.projector import HiddenFeatures, write_projector
 from kindling.tensorboard.regression import RegressionTabs
+from kindling.tensorboard.training_samples import write_training_samples
 from kindling.training.output_collector import Outputs, TestOutputCollector, is_collected, outputs_and_targets
 from kindling.utils.console import progress
 from kindling.utils.errors import logging_errors
-from kindling.utils.pictures import are_images
-from kindling.utils.text import format_numbers
 
-SAMPLES = 30  # training images on the sheet
 MAX_STORED_NUMBERS = 1_000_000  # 4 MB; larger predictions of the best epoch are not stored in checkpoints
 HISTOGRAM_SHARE = 0.005  # maximum share of the training time spent on histograms
 
@@ -90,13 +86,8 @@ class Dashboard(TestOutputCollector):
             return
         self._start = time.perf_counter()
         write_texts(self._writer("train"), pl_module, trainer.global_step)
-        if not is_collected(trainer, pl_module):
-            return
-        inputs, targets = first_samples(trainer, batch)
-        per_class = isinstance(pl_module, MultiLabelTask) or mixes(trainer)
-        if are_images(inputs) and targets.ndim == (2 if per_class else 1):
-            sheet = image_grid(inputs, [[text] for text in target_texts(pl_module, targets)])
-            add_picture(self._writer("train"), "pictures/training samples", sheet, trainer.global_step)
+        if is_collected(trainer, pl_module):
+            write_training_samples(self._writer("train"), trainer, pl_module, batch)
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -181,33 +172,6 @@ def predictions_of(trainer: Trainer, outputs: Outputs, targets: Tensor) -> Predi
     if isinstance(model, MultiLabelTask):
         return MultiLabelTabs(MultiLabelPredictions(model.to_prediction(outputs), targets), model.class_names)
     return RegressionTabs(RegressionPredictions(outputs, targets, Target.of(data.fitted)))
-
-
-def target_texts(model: LightningModule, targets: Tensor) -> list[str]:
-    """Return labels as names, shares of classes with the names, or values as numbers, (n,)."""
-    if isinstance(model, ClassificationTask | MultiLabelTask) and mixes(model.trainer) and targets.ndim == 2:
-        shares = ([(share, label) for label, share in enumerate(row) if share > 0] for row in targets.tolist())
-        return [
-            ", ".join(f"{model.class_names[label]} {share:.0%}" for share, label in sorted(each, reverse=True))
-            for each in shares
-        ]
-    if isinstance(model, MultiLabelTask):
-        return names_of_classes(targets.bool(), model.class_names)
-    if isinstance(model, ClassificationTask):
-        return names_of(targets, model.class_names)
-    return format_numbers(targets.tolist())
-
-
-def first_samples(trainer: Trainer, batch: Any) -> tuple[Any, Tensor]:
-    """Return the first samples as the network receives them; if it receives cached features, the images themselves."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    inputs, labels = as_pair(batch, trainer.lightning_module)
-    labels = labels.cpu()
-    if isinstance(inputs, Tensor) and inputs.ndim == 2 and len(getattr(data, "input_shape", ())) == 3:
-        first = torch.arange(min(SAMPLES, len(data.train)))
-        targets = targets_of(data.train)
-        return inputs_of(data.train, first), labels if targets is None else targets[first]
-    return (inputs[:SAMPLES].cpu() if are_images(inputs) else inputs), labels[:SAMPLES]
 
 
 def is_best(trainer: Trainer) -> bool:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from kindling.runs.folders import RUNS, STUDY_FILE
+from kindling.runs.folders import RUNS, STUDY_FILE, remove_folder
 from kindling.runs.process import is_alive, process_info
 from kindling.tuning.search_space import SearchSpace
 from kindling.utils.errors import UsageError
@@ -211,14 +210,6 @@ class Study:
         seed = np.random.SeedSequence((self.seed, number)).generate_state(1)[0]
         sampler: BaseSampler = SAMPLERS[self.sampler](int(seed), self.seed)
         return sampler
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder and its files, and folders around it that are empty then."""
-    shutil.rmtree(path, ignore_errors=True)
-    for parent in path.parents[:-1]:
-        with suppress(OSError):
-            parent.rmdir()  # fails if it contains other runs
 
 
 @contextmanager

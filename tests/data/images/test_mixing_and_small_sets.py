@@ -72,7 +72,7 @@ def test_training_samples_are_shown_with_the_shares_of_their_classes(
         shown.append(captions)
         return image_grid(pictures, captions)
 
-    monkeypatch.setattr("kindling.tensorboard.dashboard.image_grid", record)
+    monkeypatch.setattr("kindling.tensorboard.training_samples.image_grid", record)
     assert kindling(*FIT, "--data.mixup", "1", "--trainer.max_epochs", "1").code == 0
     captions = [text for (text,) in shown[0]]
     assert any(re.fullmatch(r"(left|right) \d+%, (left|right) \d+%", text) for text in captions)

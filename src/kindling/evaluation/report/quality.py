@@ -25,7 +25,7 @@ def quality_section(data: BaseDataModule, tested: int, wrong: Tensor | None) -> 
         return
     rows = evenly_spaced(tested, MAX_IMAGES)
     number = len(rows)
-    faults = find_faults(data.test.inputs if number == len(data.test) else _Rows(data.test, rows), number)
+    faults = find_faults(_Rows(data.test, rows), number)
     if not faults:
         return
     content = []
