@@ -85,11 +85,9 @@ def errors_by_feature(errors: Tensor, features: list[Feature], most: int) -> lis
 
 
 def kruskal_wallis(values: Tensor, groups: Tensor) -> float:
-    """Return the p-value of equal distributions in all groups: W. H. Kruskal and W. A. Wallis, JASA 47 (1952).
+    """Return the p-value of equal distributions of values (N,) in all groups (N,), which are integers.
 
-    Args:
-        values: Shape (N,).
-        groups: Group of each value, integers, shape (N,).
+    W. H. Kruskal and W. A. Wallis, JASA 47 (1952).
     """
     array, codes = values.numpy(), groups.numpy()
     parts = [array[codes == code] for code in np.unique(codes)]

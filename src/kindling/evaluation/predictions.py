@@ -89,8 +89,7 @@ class Predictions:
     def uncalibrated(self, temperatures: Tensor) -> Self | None:
         """Return the same predicted classes with the probabilities before calibration; None for very many classes.
 
-        Args:
-            temperatures: What the logits of each sample were divided by, (N, 1).
+        The logits of each sample were divided by its temperature, (N, 1).
         """
         if isinstance(self.probabilities, TopClasses):
             return None

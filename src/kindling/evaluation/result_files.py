@@ -70,14 +70,8 @@ def save_predictions(
     """Write the predictions of a checkpoint into its run folder, and return the file and the number of predictions.
 
     The file is `predictions.csv` for one class or value per sample, or `predictions_<name>.csv` for samples other than
-    the test split. Other predictions are written to a `.pt` file for `torch.load`.
-
-    Args:
-        checkpoint: The checkpoint.
-        batches: The outputs of `predict_step` for each batch, or their most probable classes.
-        model: The model.
-        data: The data module.
-        all_classes: Whether to write the probability of each class, also of very many.
+    the test split. Other predictions are written to a `.pt` file for `torch.load`. Batches are the outputs of
+    `predict_step`, or their most probable classes; `all_classes` writes the probability of each, also of very many.
     """
     run, labels, name = run_folder_of(checkpoint), None, "predictions"
     if others := getattr(data, "predict", None) if isinstance(data, BaseDataModule) else None:

@@ -42,10 +42,7 @@ def wilson(correct: Number, samples: Number) -> tuple[Number, Number]:
 def class_scores(correct: Tensor, labels: Tensor, predictions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return precision, recall and F1 of each class, NaN where undefined.
 
-    Args:
-        correct: Number of correct predictions of each class.
-        labels: Number of samples with this label.
-        predictions: Number of samples with this prediction.
+    The arguments are the numbers of correct predictions, of labels and of predictions of each class.
     """
     return correct / predictions, correct / labels, 2 * correct / (labels + predictions)
 

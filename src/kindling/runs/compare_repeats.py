@@ -56,11 +56,7 @@ def compare_repeats(first: Repeat, second: Repeat) -> None:
 
 
 def _check_pairs(first: Repeat, second: Repeat) -> None:
-    """Check that runs of the same name have the same seed or fold, and were tested on the same samples.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Raise ValueError unless runs of the same name have the same seed or fold, and the same test samples."""
     for name in first.members.keys() & second.members.keys():
         if first.members[name] != second.members[name]:
             options = (" ".join(repeat.members[name]) for repeat in (first, second))

@@ -1,13 +1,11 @@
 """Find checkpoints by name."""
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, STUDY_FILE, is_in_run, written_checkpoints
-from kindling.runs.text_files import read_text
+from kindling.runs.text_files import read_json
 from kindling.runs.untrusted_config import check_links
 from kindling.utils.text import program_name, suggest
 
@@ -51,10 +49,8 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", names: Sequence[st
 
 def best_trial(study: Path) -> Path | None:
     """Return the folder of the best trial of a study; None if there is none."""
-    with suppress(OSError, ValueError, AttributeError):
-        number = json.loads(read_text(study / STUDY_FILE)).get("best")
-        return study / f"trial_{number}" if isinstance(number, int) else None
-    return None
+    number = read_json(study / STUDY_FILE).get("best")
+    return study / f"trial_{number}" if isinstance(number, int) else None
 
 
 def _with_its_run(checkpoint: Path) -> Path:

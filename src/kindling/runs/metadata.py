@@ -166,11 +166,7 @@ def check_is_free(run: Path) -> None:
 
 
 def claim(run: Path, metadata: RunMetadata) -> None:
-    """Record that this process is about to train in a run folder, so that no other one does.
-
-    Raises:
-        ValueError: If a later version of Kindling wrote `run.json`.
-    """
+    """Record that this process is about to train in a run folder, so that no other one does."""
     _check_format(run, metadata)
     metadata.status, metadata.heartbeat, metadata.process = "running", utc_timestamp(), process_info(run)
     metadata.write(run)

@@ -70,13 +70,10 @@ def _is_averaging(value: Any) -> bool:
 
 
 def check_class_paths(stored: Any, run: Path, what: str = "model", plugins: Mapping[str, str] | None = None) -> None:
-    """Check that stored classes are installed or from plug-ins, neither from the run folder nor the standard library.
+    """Raise ValueError if stored classes come from the run folder or the standard library, or are not available.
 
     No class is imported. Messages say `what` the classes should be, and how to get their `plugins`, see
     `kindling.utils.plugins.sources`.
-
-    Raises:
-        ValueError: If a class is not.
     """
     for name in class_paths(stored):
         top = name.partition(".")[0]
@@ -149,11 +146,7 @@ def class_paths(stored: Any) -> Iterator[str]:
 
 
 def check_size(config: Any) -> None:
-    """Check that the aliases of a YAML file do not expand to too many values ("billion laughs").
-
-    Raises:
-        ValueError: If they do.
-    """
+    """Raise ValueError if the aliases of a YAML file expand to too many values ("billion laughs")."""
     sizes: dict[int, float] = {}
 
     def size(value: Any) -> float:
@@ -170,10 +163,9 @@ def check_size(config: Any) -> None:
 
 
 def check_links(checkpoint: Path) -> None:
-    """Check that no link in the run folder of a checkpoint points out of it, unless the run was created here.
+    """Raise ValueError if a link points out of the run folder of a checkpoint, unless the run was created here.
 
-    Raises:
-        ValueError: If one does: another file would be read or overwritten.
+    Another file would be read or overwritten.
     """
     run = run_folder_of(checkpoint)
     if not is_in_run(checkpoint):  # the results go into a folder next to it
@@ -192,11 +184,7 @@ def check_links(checkpoint: Path) -> None:
 
 
 def check_parts(hyper_parameters: dict[str, Any], source: Path) -> None:
-    """Check that a checkpoint contains the backbone and the ensemble members of its model, as `fit` stores them.
-
-    Raises:
-        ValueError: If a part would be loaded from another file.
-    """
+    """Raise ValueError if the backbone or a member of an ensemble is in another file; `fit` stores them in `source`."""
     backbone, members = hyper_parameters.get("backbone"), hyper_parameters.get("checkpoints")
     for part in (backbone, *(members if isinstance(members, list | tuple) else [])):
         if isinstance(part, str) and not part.startswith("{") and (part in ("best", "last") or os.path.lexists(part)):

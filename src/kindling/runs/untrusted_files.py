@@ -25,13 +25,10 @@ MAX_OPTIONS_LENGTH = 150  # characters of options in a message
 def check_files(
     data: dict[str, Any], typed: Collection[str], run: Path, source: Path, known: Mapping[str, Any], command: str
 ) -> None:
-    """Check that a data source reads only files that are typed, in the run folder, defaults, or known.
+    """Raise ValueError if a data source reads files other than those typed, in the run folder, defaults, or known.
 
-    Known are the arguments in a checkpoint of this user. Samples to predict are removed from the arguments in `data`,
-    and downloads are turned off.
-
-    Raises:
-        ValueError: If the data source, whose arguments are in the file `source`, would read other files.
+    Known are the arguments in a checkpoint of this user; those in `data` come from the file `source`. Samples to
+    predict are removed from them, and downloads are turned off.
     """
     arguments = data.setdefault("init_args", {})
     cls = find_class(data["class_path"])
@@ -60,12 +57,9 @@ def check_files(
 
 
 def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
-    """Check that the optimizer and scheduler of a checkpoint from elsewhere are classes: a function would be called.
+    """Raise ValueError if the optimizer or scheduler of a checkpoint is a function, which would be called, or has one.
 
     To be called after `check_class_paths`.
-
-    Raises:
-        ValueError: If one is a function, or has a function as an argument.
     """
     from torch.optim import Optimizer  # torch takes seconds
     from torch.optim.lr_scheduler import LRScheduler
@@ -83,12 +77,9 @@ def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
 
 
 def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Path) -> None:
-    """Check that no argument of a class in the file `source` is a name that the class could import.
+    """Raise ValueError if an argument in the file `source` is a name that its class could import.
 
     Typed arguments and layers of torch are allowed.
-
-    Raises:
-        ValueError: If one is.
     """
     for cls, arguments in _classes_in(model):
         if cls.startswith(OWN_PACKAGE):

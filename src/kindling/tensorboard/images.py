@@ -24,12 +24,7 @@ MAX_LABELED_CLASSES = 20  # more leave no room for names and numbers in the conf
 
 
 def image_grid(images: Tensor, captions: Sequence[Sequence[str]] = ()) -> Image.Image:
-    """Return a sheet of images, with lines of text under each.
-
-    Args:
-        images: uint8, or floats in [0, 1]; shape (N, C, H, W), C being 1 or 3.
-        captions: The lines under each image.
-    """
+    """Return a sheet of images (N, 1 or 3, H, W), uint8 or floats in [0, 1], with lines of text under each."""
     pictures = [to_pil_image(image, SIDE) for image in images]
     lines = max(map(len, captions), default=0)
     width, height = pictures[0].width + GAP, pictures[0].height + lines * LINE + GAP
@@ -62,9 +57,7 @@ def first_filters(network: nn.Module) -> Tensor | None:
 def confusion_figure(counts: Tensor, names: Sequence[str]) -> Figure:
     """Return a plot of the confusion matrix, labels in rows; the color is the share of the row.
 
-    Args:
-        counts: Number of samples by label and prediction, (classes, classes + 1); the last column counts NaN.
-        names: Names of the classes.
+    The last column of the counts, (classes, classes + 1), is that of NaN.
     """
     names = [shorten(name, NAME_LENGTH) for name in names]
     columns = [*names, NO_PREDICTION] if counts[:, -1].any() else names

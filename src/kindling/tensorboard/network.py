@@ -4,7 +4,6 @@ import contextlib
 import copy
 import io
 import logging
-import re
 import warnings
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from kindling.utils.console import as_command
 
 logger = logging.getLogger(__name__)
 
-METRICS = re.compile(r"\| _metric_modules")  # rows of a summary that are not part of the network
+METRICS = "| _metric_modules"  # in the rows of a summary that are not part of the network
 BINS = 64
 MAX_VALUES = 100_000  # of a tensor; a histogram of more looks the same and takes longer
 
@@ -34,7 +33,7 @@ def write_texts(writer: SummaryWriter, model: LightningModule, step: int) -> Non
         return
     run = Path(writer.log_dir).parent
     rows = str(ModelSummary(model, max_depth=-1)).splitlines()
-    summary = "\n".join(row for row in rows if not METRICS.search(row))
+    summary = "\n".join(row for row in rows if METRICS not in row)
     commands = {
         "resume this run": as_command("kindling", "fit --ckpt_path", run),
         "train for more epochs": as_command("kindling", "fit --ckpt_path", run, "--trainer.max_epochs N"),

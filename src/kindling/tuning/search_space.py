@@ -58,11 +58,7 @@ class SearchSpace:
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], source: object) -> Self:
-        """Read a search space.
-
-        Args:
-            content: For each option a list of choices, or a range with the keys low, high, and log or step.
-            source: File that contains it, for messages.
+        """Read the search space in a file: for each option a list of choices, or a range with low, high, log or step.
 
         Raises:
             UsageError: If it is empty, an option can't be searched, or its values are invalid.
@@ -116,11 +112,7 @@ class SearchSpace:
             yield {name: column[min(row, len(column) - 1)] for name, column in columns.items()}
 
     def point_of(self, settings: Mapping[str, Any]) -> dict[str, Value] | None:
-        """Return the point that a config describes; None if it is outside of the search space.
-
-        Args:
-            settings: All options by their dotted names, as `flatten_config` returns them.
-        """
+        """Return the point that the result of `flatten_config` describes; None if it is outside of the search space."""
         values = {name: _as_plain(settings.get(name)) for name in self.distributions}
         found = {name: _find(distribution, values[name]) for name, distribution in self.distributions.items()}
         return {name: place[0] for name, place in found.items()} if all(found.values()) else None

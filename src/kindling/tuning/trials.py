@@ -51,11 +51,9 @@ class SharedData:
         self._new: dict[str, Any] = {}  # attributes of the last one when it was new
 
     def share(self, data: Any, arguments: Mapping[str, Any]) -> None:
-        """Let a new data module take over what the last one has read, if only their loaders differ.
+        """Let a new data module take over what the last one has read, if only arguments of their loaders differ.
 
-        Args:
-            data: The data module; one that is not Kindling's own is left alone, as it may keep a state of its training.
-            arguments: Its arguments as plain values.
+        One that is not Kindling's own is left alone, as it may keep a state of its training.
         """
         if not isinstance(data, BaseDataModule) or not type(data).__module__.startswith("kindling."):
             return

@@ -66,7 +66,9 @@ def classification_sections(
     yield from columns
     yield section("Worst predictions", worst_predictions(predictions, data, names, explain))
     if explain and predictions.correct.any():
-        yield section("Correct predictions", right_predictions(predictions, data, names, explain))
+        intro = "From the least to the most confident one."
+        right = show_predictions(predictions.right(RIGHT), predictions, data, names, intro, explain)
+        yield section("Correct predictions", right)
     yield section("Calibration", calibration_section(predictions, temperatures, fits_temperature, losses.mean().item()))
 
 
@@ -130,14 +132,6 @@ def worst_predictions(
     shown = total if len(worst) == mistakes else f"{len(worst)} of {total}"
     intro = f"{shown}, lowest probability of the label first."
     return show_predictions(worst, predictions, data, class_names, intro, explain)
-
-
-def right_predictions(
-    predictions: Predictions, data: BaseDataModule, class_names: Sequence[str], explain: Explain
-) -> Html:
-    """Return a few test samples whose prediction is correct."""
-    intro = "From the least to the most confident one."
-    return show_predictions(predictions.right(RIGHT), predictions, data, class_names, intro, explain)
 
 
 def show_predictions(

@@ -13,13 +13,7 @@ class Html(str):
 
 
 def element(name: str, *children: object, **attributes: object) -> Html:
-    """Return an HTML element.
-
-    Args:
-        name: The tag.
-        *children: Elements or text in it.
-        **attributes: Its attributes; `class_` stands for `class`, `aria_label` for `aria-label`.
-    """
+    """Return an HTML element; the attribute `class_` stands for `class`, `aria_label` for `aria-label`."""
     names = {key: key.rstrip("_").replace("_", "-") for key in attributes}
     html = "".join(f' {names[key]}="{escape(str(value))}"' for key, value in attributes.items())
     if name in ("br", "img"):  # elements without an end tag
@@ -50,13 +44,7 @@ def section(title: str, *content: Html) -> Html:
 
 
 def table(header: Iterable[object], rows: Iterable[Iterable[Html]], **attributes: object) -> Html:
-    """Return a table that scrolls in its own box if it is too wide or too long.
-
-    Args:
-        header: Titles of the columns.
-        rows: The cells of each row, `td` or `th` elements.
-        **attributes: Attributes of the table.
-    """
+    """Return a table of cells, `td` or `th`, that scrolls in its own box if it is too wide or too long."""
     head = element("tr", *(element("th", title, scope="col") for title in header))
     body = (element("tr", *row) for row in rows)
     whole = element("table", element("thead", head), element("tbody", *body), **attributes)
