@@ -379,9 +379,10 @@ def test_photos_are_shown_small(kindling: Command) -> None:
             assert image.size == (256, 128)
 
 
-def test_part_of_the_test_split_can_be_tested(kindling: Command) -> None:
+def test_part_of_the_test_split_can_be_tested(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
     few = ["--data.eval_batch_size", "7", "--trainer.limit_test_batches", "2"]
-    assert kindling("fit", *TINY, *few).code == 0
+    assert kindling("test", "--ckpt_path", RUN, *few).code == 0
     assert [row["row"] for row in written()[0]] == [str(number) for number in range(14)]
     assert "14 test samples" in read(RUN).text
 

@@ -1,6 +1,7 @@
 """Untrusted run folders, checkpoints and ONNX files: no code is run, and no file outside of the folder is used."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import yaml
 from conftest import TINY, Command, Train
 from kindling import load
 from kindling.runs.signatures import is_own, sign
+from kindling.runs.untrusted_config import check_class_paths
+from kindling.runs.untrusted_files import check_factories
 
 RUN = Path("runs/tiny/version_0")
 MORE = ["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"]
@@ -278,16 +281,19 @@ def test_other_classes_in_a_foreign_config_run_no_code(
 
 
 @pytest.mark.parametrize("name", ["subprocess.Popen", "os.system", "idlelib.idle.X", "antigravity.X"])
-def test_modules_of_python_are_not_even_imported(
-    kindling: Command, trained: Train, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained(*TINY)
+def test_modules_of_python_are_not_even_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, name.split(".")[0], raising=False)
-    change_config(lambda config: config["data"].update(class_path=name))
+    with pytest.raises(ValueError, match=f"the checkpoint names the class {name}, which is not a model"):
+        check_class_paths({"class_path": name}, RUN)
+    assert name.split(".")[0] not in sys.modules or name.startswith(("os", "subprocess"))
+
+
+def test_a_function_of_python_is_no_data_source(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    change_config(lambda config: config["data"].update(class_path="os.system"))
     result = kindling("test", "--ckpt_path", "last")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert f"the checkpoint names the class {name}, which is not a data source" in result.err
-    assert name.split(".")[0] not in sys.modules or name.startswith(("os", "subprocess"))
+    assert "the checkpoint names the class os.system, which is not a data source" in result.err
 
 
 LINKS = {"checkpoints": "fit", "train": "fit", "export": "test", "metrics.csv": "fit", "config.yaml": "fit"}
@@ -376,17 +382,22 @@ FACTORIES: list[tuple[str, object, str]] = [
 ]
 
 
-@pytest.mark.parametrize("command", ["fit", "test"])
 @pytest.mark.parametrize(("part", "value", "message"), FACTORIES)
+def test_functions_named_in_a_foreign_checkpoint_are_refused(part: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_factories({part: value}, Path("other.ckpt"))
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
 def test_functions_named_in_a_foreign_checkpoint_are_not_called(
-    kindling: Command, trained: Train, part: str, value: object, message: str, command: str
+    kindling: Command, trained: Train, command: str
 ) -> None:
     trained(*TINY)
     CONFIG.unlink()
-    change_checkpoint(lambda stored: stored["hyper_parameters"].update({part: value}))
+    change_checkpoint(lambda stored: stored["hyper_parameters"].update(lr_scheduler=LAMBDA))
     result = kindling(*(MORE if command == "fit" else ["test", "--ckpt_path", "last"]))
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert message in result.err
+    assert "names the function os.close in its lr_scheduler" in result.err
 
 
 SECRETS = {"run.json": '{"recipe": "secret"}', "config.yaml": "secret: 1", "metrics.csv": "epoch,val/secret\n0,1"}

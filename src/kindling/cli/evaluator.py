@@ -20,7 +20,7 @@ from kindling.evaluation.result_files import (
     save_predictions,
     save_test_results,
 )
-from kindling.runs.checkpoint_contents import restoring
+from kindling.runs.checkpoints import restoring
 from kindling.runs.folders import run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import line_for, results_table, say

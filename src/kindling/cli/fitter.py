@@ -14,7 +14,7 @@ from kindling.cli.stage_support import has_stage
 from kindling.cli.summary import print_early_stop_reason, print_model, print_next_steps
 from kindling.cli.trainer_setup import remove_averaging
 from kindling.data import BaseDataModule
-from kindling.runs.checkpoint_contents import restoring
+from kindling.runs.checkpoints import restoring
 from kindling.training.user_callbacks import naming_monitors
 from kindling.utils.console import as_command, results_table, say
 from kindling.utils.stop_signals import interruption

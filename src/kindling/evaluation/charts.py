@@ -5,8 +5,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's palette, as in style.css
-GREEN, PINK = "#009E73", "#CC79A7"
+from kindling.runs.plots import PALETTE
+
+BLUE, ORANGE, GREEN, PINK = PALETTE[:4]  # as in style.css
 GRAY = "#777c85"  # legible on the light and the dark page, as the charts are transparent
 SHORT = 100_000  # from here, ticks are labelled as 250k or 1.5M
 NAME_LENGTH = 24  # characters of the name of a column on an axis

@@ -3,20 +3,32 @@
 import logging
 import pickle
 import shutil
+import traceback
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kindling.runs.checkpoint_contents import check_content
 from kindling.runs.folders import is_last
 from kindling.utils.files import atomic_write
+from kindling.utils.text import join_names, shorten
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 2**20  # bytes that are read at once
+RESTORING_FILE = "checkpoint_connector.py"  # Lightning's module that restores a checkpoint
+REQUIRED = ("state_dict", "global_step")
+TYPES: dict[str, type] = {
+    "datamodule_hyper_parameters": dict,
+    "state_dict": dict,
+    "global_step": int,
+    "callbacks": dict,
+    "loops": dict,
+    "optimizer_states": list,
+}
 
 
 class DamagedError(ValueError):
@@ -44,7 +56,7 @@ def read_checkpoint(path: Path, verify_tensors: bool = True, mmap: bool = True) 
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise DamagedError(f"{path} is damaged, truncated or not a checkpoint") from error
-    check_content(path, checkpoint)
+    _check_content(path, checkpoint)
     return checkpoint
 
 
@@ -61,6 +73,22 @@ def _verify(path: Path, tensors: bool) -> None:
         raise
     except Exception as error:  # zipfile raises many kinds of errors for a damaged archive
         raise DamagedError(f"{path} is damaged, truncated or not a checkpoint") from error
+
+
+def _check_content(path: Path, checkpoint: Any) -> None:
+    """Check that a file contains a model of Kindling, and that its parts have the right types.
+
+    Raises:
+        ValueError: If not: another program wrote the file, or it was modified.
+    """
+    model = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("_class_path"), str):
+        raise ValueError(f"{path} is not a Kindling checkpoint: it has no model class in its hyperparameters")
+    if missing := [name for name in REQUIRED if name not in checkpoint]:
+        raise ValueError(f"{path} was modified: it lacks {join_names(missing)}")
+    for name, kind in TYPES.items():
+        if name in checkpoint and not isinstance(checkpoint[name], kind):
+            raise ValueError(f"{path} was modified: its {name} is {shorten(repr(checkpoint[name]), 60)}")
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
@@ -102,3 +130,20 @@ def restore_last(checkpoint: Path) -> dict[str, Any]:
         shutil.copyfile(newest, temporary)
     logger.warning(f"{checkpoint} is damaged: resuming from {newest.name}, saved after step {steps[newest]}")
     return read_checkpoint(checkpoint, mmap=False)
+
+
+@contextmanager
+def restoring(path: Path | None) -> Iterator[None]:
+    """Replace an error of Lightning, while it restores a checkpoint, with one that names the file.
+
+    Raises:
+        ValueError: In place of an error such as KeyError.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if path is None or not any(Path(frame.filename).name == RESTORING_FILE for frame in frames):
+            raise
+        reason = shorten(f"{type(error).__name__}: {error}", 100)
+        raise ValueError(f"{path} was modified or is of another version: it can't be restored ({reason})") from error

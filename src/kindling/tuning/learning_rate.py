@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from kindling.models.task import BaseTask
-from kindling.runs.plots import save
+from kindling.runs.plots import PALETTE, save
 from kindling.training.terminate_on_nan import TerminateOnNaN
 from kindling.tuning.short_fit import clone_model, short_fit
 
@@ -49,11 +49,11 @@ class Suggestion:
         figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
         axes = figure.subplots()
         axes.plot(self.rates, self.losses, ".", color="0.65", ms=4, label="one batch")
-        axes.plot(self.rates, self.smooth, color="#0072B2", lw=2, label="smoothed")
+        axes.plot(self.rates, self.smooth, color=PALETTE[0], lw=2, label="smoothed")
         if self.lr is not None:
             height = float(np.interp(math.log(self.lr), np.log(self.rates), self.smooth))
-            axes.axvline(self.lr, color="#D55E00", lw=1, ls="--", zorder=1)
-            axes.plot(self.lr, height, "o", color="#D55E00", ms=8, label=f"suggestion: {self.lr:g}")
+            axes.axvline(self.lr, color=PALETTE[1], lw=1, ls="--", zorder=1)
+            axes.plot(self.lr, height, "o", color=PALETTE[1], ms=8, label=f"suggestion: {self.lr:g}")
         top, low = self.smooth[:MIN_LOSSES].max(), min(self.smooth.min(), self.losses.min())
         axes.set_ylim(low - 0.08 * (top - low), top + 0.5 * (top - low))
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
