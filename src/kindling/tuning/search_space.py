@@ -136,7 +136,8 @@ def _distribution(values: Any) -> Distribution:
         raise ValueError(f"{missing[0]} is missing: a range is {LAYOUT.partition(', or ')[2]}")
     log, numbers = values.get("log", False), {key: _as_number(key, values[key]) for key in values if key != "log"}
     kind: Any = IntDistribution if all(isinstance(number, int) for number in numbers.values()) else FloatDistribution
-    return kind(log=log, **numbers)
+    distribution: Distribution = kind(log=log, **numbers)
+    return distribution
 
 
 def _as_number(key: str, value: Any) -> int | float:
