@@ -179,14 +179,15 @@ def test_label_errors_of_a_table_have_row_numbers(kindling: Command) -> None:
     assert "For all labels, run kindling repeat --folds 5 with" in read(Path("runs/rows/version_0")).text
 
 
-def test_cross_validation_is_advised_only_if_the_test_split_is_drawn(kindling: Command) -> None:
+def test_cross_validation_is_advised_only_if_the_test_split_is_drawn(kindling: Command, mnist: Path) -> None:
     write_digits(Path("given/train"), 20, 0, seed=0)
     write_digits(Path("given/test"), 20, 0, seed=1)
     write_digits(Path("drawn"), 20, 0, seed=0)
     assert ImageFolderDataModule("drawn").draws_folds
     assert not ImageFolderDataModule("drawn", fold="1/5").draws_folds
     assert not ImageFolderDataModule("given").draws_folds
-    result = kindling("fit", "--model", "MLPClassifier", "--data", "MNISTDataModule", "--data.source", "sample", *SHORT)
+    options = f"--model MLPClassifier --data MNISTDataModule --data.data_dir {mnist} --data.val_split 40"
+    result = kindling("fit", *options.split(), *SHORT)
     assert result.code == 0, result.err
     text = read(Path("runs/short/version_0")).text
     assert "Only test samples are covered" in text

@@ -87,7 +87,7 @@ def test_a_flipped_bit_is_found_in_each_region_of_the_file(trained: Train, regio
     whole, found = LAST.read_bytes(), read_checkpoint(LAST)
     positions = [place for name, places in regions(LAST).items() if name.startswith(region) for place in places]
     draw = random.Random(0)
-    for number in range(40):
+    for number in range(20):
         other = Path(f"{number}.ckpt")
         other.write_bytes(whole)
         flip(other, draw.choice(positions), draw.randrange(8))
