@@ -173,9 +173,8 @@ def test_any_data_module_and_manual_optimization_work(model: str, data: str, str
 
 
 def test_the_first_line_names_the_processes_and_batch_norm_of_each_alone() -> None:
-    results = Ranks(
-        "fit", *TINY, "--model.batch_norm", "true", "--trainer.max_epochs", "1", "--test_after_fit", "false"
-    ).wait()
+    short = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.logger false --test_after_fit false"
+    results = Ranks("fit", *TINY, "--model.batch_norm", "true", *short.split()).wait()
     first, second, *_ = results[0].out.splitlines()
     assert re.fullmatch(r"MLPClassifier, [\d,]+ parameters, 2 processes: runs/tiny/version_0", first)
     assert second.startswith("batch norm uses the share of each process alone; --trainer.sync_batchnorm true")
