@@ -99,7 +99,7 @@ def test_a_data_frame_of_all_types_is_learned_saved_and_loaded(
 ) -> None:
     before, seed = {*Path().iterdir()}, str(np.random.get_state())  # noqa: NPY002
     frame = customers.drop(columns=["churned", "price"])
-    classifier = TableClassifier(max_epochs=25, **QUICK).fit(frame, customers["churned"])
+    classifier = TableClassifier(max_epochs=18, **QUICK).fit(frame, customers["churned"])
     assert {*Path().iterdir()} == before
     assert capfd.readouterr() == ("", "")
     assert str(np.random.get_state()) == seed  # noqa: NPY002
@@ -107,7 +107,7 @@ def test_a_data_frame_of_all_types_is_learned_saved_and_loaded(
     assert classifier.feature_names_in_.tolist() == [*frame]
     assert classifier.score(frame, customers["churned"]) > 0.85
     probabilities = classifier.predict_proba(frame)
-    regressor = TableRegressor(max_epochs=25, **QUICK).fit(frame, customers["price"])
+    regressor = TableRegressor(max_epochs=18, **QUICK).fit(frame, customers["price"])
     values = regressor.predict(frame)
     assert r2_score(customers["price"], values) > 0.7
 
@@ -248,7 +248,7 @@ def test_texts_are_read_as_by_the_command() -> None:
     score = r2_score(prices, fitted.predict(costs.to_frame()))
     assert score > 0.9
     assert fitted.score(costs.to_frame(), texts) == pytest.approx(score)
-    assert cross_val_score(TableRegressor(max_epochs=20, **QUICK), costs.to_frame(), texts, cv=3).min() > 0.8
+    assert cross_val_score(TableRegressor(max_epochs=20, **QUICK), costs.to_frame(), texts, cv=2).min() > 0.8
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])

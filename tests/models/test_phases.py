@@ -328,7 +328,7 @@ def test_epochs_are_ten_times_as_fast_with_cached_features(no_network: None) -> 
 
     def seconds(cache_features: bool) -> float:
         """Return the duration of the epochs from the second on."""
-        data = DigitsDataModule(shots=60, val_split=0.2)
+        data = DigitsDataModule(shots=30, val_split=0.2)
         model = TransferClassifier.for_data(
             data, weights="resnet18.pt", image_size=64, unfreeze_epoch=None, cache_features=cache_features
         )

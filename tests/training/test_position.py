@@ -185,21 +185,6 @@ def test_an_epoch_that_cannot_continue_starts_over_with_a_warning(kindling: Comm
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_an_earlier_version_continues_within_its_epoch(kindling: Command, trained: Train) -> None:
-    trained(*LONG, *PLATEAU)
-    kindling("fit", *LONG, *PLATEAU, *callbacks(("SignalAt", {"step": 9})))
-    path = SECOND / "checkpoints/last.ckpt"
-    stored = state_of(SECOND)
-    now = stored["callbacks"]["ExactResume"]
-    stored["callbacks"]["ExactResume"] = {"batches_done": 3, **now["processes"][0]["random"]}
-    torch.save(stored, path)
-    assert kindling("fit", "--ckpt_path", "last", "--trainer.callbacks", "null").code == 0
-    assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == [
-        found for found in differences(FIRST / "checkpoints/last.ckpt", path) if "callback_metrics.train/" in found
-    ]
-
-
-@pytest.mark.slow
 def test_a_run_of_several_processes_says_that_the_batch_size_has_changed_its_meaning(kindling: Command) -> None:
     kindling("fit", *LONG, *callbacks(("SignalAt", {"step": 2})))
     stored = state_of(FIRST)

@@ -16,7 +16,7 @@ from kindling import MLPClassifier, SyntheticDataModule
 from kindling.runs.history import read_history
 from kindling.runs.metadata import RunMetadata, git_commit, status_of, utc_timestamp
 from kindling.runs.run import _warn_of_format
-from kindling.training import ExactResume, PlotTrainingHistory, RunMetadataWriter
+from kindling.training import ExactResume, PlotTrainingHistory
 
 RUN = Path("runs/tiny/version_0")
 
@@ -165,21 +165,17 @@ def test_it_works_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-def test_in_a_notebook_metadata_and_plot_need_no_arguments() -> None:
+def test_in_a_notebook_the_plot_needs_no_arguments() -> None:
     data = SyntheticDataModule(num_samples=300)
     trainer = Trainer(
         max_epochs=2,
         logger=CSVLogger("runs"),
-        callbacks=[RunMetadataWriter(), PlotTrainingHistory()],
+        callbacks=[PlotTrainingHistory()],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(MLPClassifier.for_data(data, hidden=(8,)), data)
-    run = Path("runs/lightning_logs/version_0")
-    assert (run / "training_history.png").exists()
-    record = RunMetadata.read(run)
-    assert (record.status, record.epochs) == ("finished", 2)
-    assert "val/accuracy" in record.best
+    assert Path("runs/lightning_logs/version_0/training_history.png").exists()
 
 
 def test_two_processes_do_not_train_in_one_folder(kindling: Command) -> None:

@@ -11,8 +11,7 @@ import torch
 import yaml
 from lightning.pytorch import callbacks, loggers, profilers
 
-from conftest import TINY, Command, different
-from kindling.training.best_checkpoint import BestCheckpoint
+from conftest import TINY, Command
 
 RUN = Path("runs/tiny/version_0")
 OFTEN = [*TINY, "--trainer.log_every_n_steps", "1"]
@@ -166,28 +165,3 @@ def test_early_stopping_of_the_user_prints_why_it_stopped(kindling: Command) -> 
     result = kindling("fit", *TINY, *still, *added("callbacks", "EarlyStopping", patience=1))
     assert "stopped early: Monitored metric val/loss did not improve" in result.out
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
-
-
-@pytest.mark.slow
-def test_an_old_checkpoint_keeps_its_best_score_and_patience(kindling: Command) -> None:
-    """Kindling's callbacks used to store their states under the names of Lightning's classes."""
-    worse = [*TINY, "--trainer.max_epochs", "4", "--model.optimizer.lr", "0.3"]
-    kindling("fit", *worse)
-    kindling("fit", *worse)
-    old = Path("runs/tiny/version_1/checkpoints/last.ckpt")
-    stored = torch.load(old, weights_only=True)
-    names = {"BestCheckpoint": "ModelCheckpoint", "RunEarlyStopping": "EarlyStopping"}
-    for key in [*stored["callbacks"]]:
-        for ours, lightnings in names.items():
-            if key.startswith(ours):
-                stored["callbacks"][key.replace(ours, lightnings)] = stored["callbacks"].pop(key)
-    assert not any(key.startswith(tuple(names)) for key in stored["callbacks"])
-    torch.save(stored, old)
-    for run in (RUN, old.parents[1]):
-        assert kindling("fit", "--ckpt_path", run, "--trainer.max_epochs", "5").code == 0
-    states = [
-        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"] for run in (RUN, old.parents[1])
-    ]
-    key = BestCheckpoint("val/loss", "min").state_key
-    assert states[0][key]["best_model_score"] == states[1][key]["best_model_score"]
-    assert different(RUN / "checkpoints/best.ckpt", "runs/tiny/version_1/checkpoints/best.ckpt") == []

@@ -1,5 +1,6 @@
 """What the estimators for tables share: checks, training, prediction and saving."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -24,33 +25,21 @@ if TYPE_CHECKING:
 BATCH_SIZE = 1024  # of predictions
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TableEstimator(BaseEstimator):  # type: ignore[misc]
     """Base of the estimators for tables; the arguments are those of `TableRegressor`."""
 
     task: ClassVar[Literal["classification", "regression"]]
 
-    def __init__(
-        self,
-        *,
-        recipe: str = "table_mlp",
-        max_epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        model_options: dict[str, Any] | None = None,
-        validation_fraction: float | None = None,
-        accelerator: str = "auto",
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        self.recipe = recipe
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.model_options = model_options
-        self.validation_fraction = validation_fraction
-        self.accelerator = accelerator
-        self.random_state = random_state
-        self.verbose = verbose
+    recipe: str = "table_mlp"
+    max_epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    model_options: dict[str, Any] | None = None
+    validation_fraction: float | None = None
+    accelerator: str = "auto"
+    random_state: Any = None
+    verbose: bool = False
 
     @override
     def __sklearn_tags__(self) -> Any:
@@ -102,11 +91,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         return torch.cat(parts)
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, which `kindling.load`, `kindling serve` and `kindling export` take.
-
-        Args:
-            path: The file, such as `model.ckpt`; its folder is created.
-        """
+        """Write a checkpoint, which `kindling.load`, `kindling serve` and `kindling export` take; create its folder."""
         check_is_fitted(self)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save(self._checkpoint | {"state_dict": self.model_.state_dict()}, Path(path))

@@ -27,14 +27,7 @@ TRAINER_DEFAULTS = {"max_epochs": 10}  # as in `kindling fit`
 
 
 class Recipe:
-    """A recipe for tables.
-
-    Args:
-        name: Name or path, as of `--config`.
-
-    Raises:
-        ValueError: If there is no such recipe, or it is not valid.
-    """
+    """A recipe for tables, given its name or path; ValueError is raised if it is not valid."""
 
     def __init__(self, name: str) -> None:
         try:
@@ -60,13 +53,7 @@ class Recipe:
     ) -> tuple[type[BaseTask], dict[str, Any]]:
         """Return the class of the model for a task, and its arguments; that for numbers takes fewer than a classifier.
 
-        Args:
-            task: classification or regression.
-            options: Arguments that override those of the recipe.
-            learning_rate: Learning rate that overrides that of the recipe.
-
-        Raises:
-            ValueError: If the model has no such argument.
+        `options` and `learning_rate` override those of the recipe; an unknown option is a ValueError.
         """
         spec = factory_of(self.options["model"])
         cls, arguments = resolve_name(spec["class_path"]), dict(spec["init_args"])

@@ -1,5 +1,6 @@
 """`TableClassifier` and `TableRegressor`."""
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from kindling.models.threshold import ThresholdMetric
 from kindling.utils.decision_threshold import predicted_classes
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]
     """Regressor for tables of numbers, categories and dates with missing values, trained as by `kindling fit`.
 
@@ -67,22 +69,16 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]
         return NumberTarget(TableFile("y", column["name"], (), frame), column).numbers
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]
     """Classifier for tables of numbers, categories and dates with missing values, trained as by `kindling fit`.
+
+    The other arguments and attributes are those of `TableRegressor`.
 
     Args:
         threshold: For two classes, the probability from which the positive class is predicted, or a metric for which
             it is chosen on the validation samples: accuracy, balanced_accuracy, f1, positive_f1 or mcc.
         positive_class: The class that `threshold` is about; the second one by default.
-        recipe: See `TableRegressor`, also for the other arguments and attributes.
-        max_epochs: See `TableRegressor`.
-        batch_size: See `TableRegressor`.
-        learning_rate: See `TableRegressor`.
-        model_options: See `TableRegressor`.
-        validation_fraction: See `TableRegressor`.
-        accelerator: See `TableRegressor`.
-        random_state: See `TableRegressor`.
-        verbose: See `TableRegressor`.
 
     Attributes:
         classes_: The classes, sorted.
@@ -90,34 +86,8 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]
 
     task = "classification"
 
-    def __init__(
-        self,
-        *,
-        threshold: float | ThresholdMetric | None = None,
-        positive_class: Any = None,
-        recipe: str = "table_mlp",
-        max_epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        model_options: dict[str, Any] | None = None,
-        validation_fraction: float | None = None,
-        accelerator: str = "auto",
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            recipe=recipe,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            model_options=model_options,
-            validation_fraction=validation_fraction,
-            accelerator=accelerator,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.threshold = threshold
-        self.positive_class = positive_class
+    threshold: float | ThresholdMetric | None = None
+    positive_class: Any = None
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
         """Train on samples (N, F), an array or a data frame, and their classes (N,)."""

@@ -66,12 +66,7 @@ def fit_model(
 ) -> dict[str, Any]:
     """Train a model, restore its best weights, and return its best checkpoint without the weights.
 
-    Args:
-        model: The model.
-        data: The data module.
-        callbacks: The callbacks of the recipe, one of which saves the best checkpoint.
-        verbose: Whether to print a line per epoch.
-        **options: Arguments of the Trainer.
+    One of the callbacks saves the best checkpoint; `options` are arguments of the Trainer.
     """
     memory = MemoryCheckpointIO()
     ours = [*callbacks, TerminateOnNaN(), *([ProgressBar()] if verbose else [])]

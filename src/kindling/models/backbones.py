@@ -62,16 +62,10 @@ def torchvision_names() -> list[str]:
     return models.list_models(module=models)  # type: ignore[no-any-return]
 
 
-def torchvision_backbone(
-    name: str, weights: str, input_shape: tuple[int, ...], image_size: int | None = None
-) -> Backbone:
-    """Return a torchvision network as a backbone, with random weights until `load` is called.
+def torchvision_backbone(name: str, weights: str, input_shape: tuple[int, ...], image_size: int | None) -> Backbone:
+    """Return a torchvision network as a backbone; see `find_backbone`.
 
-    Args:
-        name: Name of the network.
-        weights: `DEFAULT`, the name of a set of weights, a file, or `none`.
-        input_shape: Shape of the images, (C, H, W).
-        image_size: Input height and width; by default those of the images, but at least the minimum of the network.
+    `image_size` is by default that of the images, but at least the minimum of the network.
 
     Raises:
         ValueError: If the network does not support `image_size`.
@@ -125,14 +119,7 @@ def load_torchvision_weights(network: nn.Module, name: str, weights: str) -> Non
 
 
 def kindling_backbone(source: str) -> Backbone:
-    """Return a model trained with Kindling as a backbone.
-
-    Args:
-        source: Run folder, checkpoint, `best` or `last`; or a model spec.
-
-    Raises:
-        ValueError: If there is no such model, or it does not take images.
-    """
+    """Return a model trained with Kindling, given a run folder, a checkpoint or a model spec, as a backbone."""
     state: dict[str, Tensor] | None = None
     spec = source
     if not is_model_spec(source):

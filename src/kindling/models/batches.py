@@ -5,23 +5,23 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from kindling.utils.shared_batches import trained_batch_norms
+from kindling.utils.shared_batches import synchronizes_batch_norm, trained_batch_norms
 from kindling.utils.text import count_noun
 from kindling.utils.trees import tree_leaves
 
 
-def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int, synchronized: bool) -> None:
+def check_batches(model: nn.Module, trainer: Trainer) -> None:
     """Raise ValueError if a training batch has a single sample in a process, which has no variance for batch norm.
 
-    Args:
-        model: The model; permanently frozen layers take any batch.
-        batch_size: Number of samples of a batch over all devices.
-        samples: Number of training samples.
-        devices: Number of devices.
-        synchronized: Whether batch norm has the statistics of all devices.
+    Permanently frozen layers take any batch. Nothing is checked if the data module has no training set or batch size.
     """
-    norms, needed = trained_batch_norms(model), 2 if synchronized else 2 * devices
-    if not norms or min(batch_size, samples) >= needed:
+    data: Any = getattr(trainer, "datamodule", None)
+    devices = trainer.world_size
+    norms, needed = trained_batch_norms(model), 2 if synchronizes_batch_norm(trainer) else 2 * devices
+    if not norms or not hasattr(data, "train") or not hasattr(data, "batch_size"):
+        return
+    batch_size, samples = data.batch_size, len(data.train)
+    if min(batch_size, samples) >= needed:
         return
     where = "in each training batch" + (" of each process" if needed > 2 else "")
     reason = f"--data.batch_size {batch_size} is too small"
@@ -33,11 +33,7 @@ def check_batches(model: nn.Module, batch_size: int, samples: int, devices: int,
 
 
 def as_pair(batch: Any, model: object) -> tuple[Any, Any]:
-    """Return the inputs and targets of a batch.
-
-    Raises:
-        ValueError: If the batch has another structure.
-    """
+    """Return the inputs and targets of a batch; raise ValueError if it has another structure."""
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch[0], batch[1]
     found = f"{len(batch)} items" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"

@@ -13,8 +13,9 @@ from typing_extensions import override
 
 from kindling.models.batches import mixes
 from kindling.models.metrics import ClassCountMetric, classification_metrics, ranking_metrics
+from kindling.models.metrics_module import Stage
 from kindling.models.regression import RegressionTask
-from kindling.models.task import BaseTask, Stage
+from kindling.models.task import BaseTask
 from kindling.models.threshold import ThresholdMetric, parse_threshold
 from kindling.models.validation_choices import ValidationChoices
 from kindling.utils.decision_threshold import DecisionThreshold
@@ -99,9 +100,8 @@ class ClassificationTask(BaseTask):
                     f"weighted_loss needs class counts, which {name} lacks: set `class_counts` in the data module"
                 )
             counts = torch.tensor(data.class_counts)
-            self.class_weights.copy_(
-                counts.sum() / (len(counts) * counts.clamp(min=1))
-            )  # mean weight over the samples: 1
+            # Over the samples, the mean weight is 1.
+            self.class_weights.copy_(counts.sum() / (len(counts) * counts.clamp(min=1)))
         self._use_threshold()
 
     @override
@@ -127,7 +127,7 @@ class ClassificationTask(BaseTask):
         metrics = super().metrics_of(stage)
         is_default = self.num_classes == 2 and not is_overridden("metrics", self, ClassificationTask)
         if is_default and stage == "test":
-            metrics.add_metrics(ranking_metrics(self.validation_choices.chooser.positive))
+            metrics.add_metrics(ranking_metrics(self.validation_choices.positive))
         return metrics
 
     @override
@@ -164,12 +164,12 @@ class ClassificationTask(BaseTask):
     @property
     def threshold_metric(self) -> ThresholdMetric | None:
         """Metric for which the threshold is chosen on the validation split; None if it is not chosen."""
-        return self.validation_choices.chooser.metric
+        return self.validation_choices.metric
 
     @property
     def positive_class(self) -> str:
         """Name of the class of two that the threshold is about."""
-        return self.class_names[self.validation_choices.chooser.positive]
+        return self.class_names[self.validation_choices.positive]
 
     @override
     def calibrate(self, outputs: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class ClassificationTask(BaseTask):
         batches = self.validation_choices.choose(self.trainer, self.device)
         self._use_threshold()
         if batches and self._metrics_depend_on_choices:
-            _, metrics = self._stage_metrics("val")
+            _, metrics = self.stage_metrics("val")
             metrics.reset()
             for logits, labels in batches:
                 metrics.update(self.calibrate(logits), labels)

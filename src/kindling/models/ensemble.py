@@ -1,16 +1,15 @@
 """Ensembles of trained models."""
 
-import math
 from collections.abc import Callable, Sequence
 from statistics import geometric_mean
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
+from kindling.models.averages import mean_output, mean_probability, mean_sigmoid
 from kindling.models.classification import ClassificationTask
 from kindling.models.data_arguments import TARGETS
 from kindling.models.loading import build_from_spec, is_model_spec, load_model, read_model_spec
@@ -30,21 +29,21 @@ class PredictionAveraging(nn.Module):
         members: The models.
         widths: Number of features of each member, if the inputs (N, F) are the concatenated encodings of a row of a
             table for each member, see `data.tables.ensembles`; empty if each takes all inputs.
+        average: Averages the outputs of the members, (members, N, ...).
     """
 
-    def __init__(self, members: Sequence[nn.Module], widths: Sequence[int] = ()) -> None:
+    def __init__(
+        self, members: Sequence[nn.Module], widths: Sequence[int], average: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.widths = [*widths]
+        self.average = average
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the outputs of all members, (members, N, ...)."""
         parts = torch.split(inputs, self.widths, dim=1) if self.widths else [inputs] * len(self.members)
         return torch.stack([member(part) for member, part in zip(self.members, parts, strict=True)])
-
-    def average(self, outputs: Tensor) -> Tensor:
-        """Return the outputs (N, ...) of the ensemble for those of its members, (members, N, ...)."""
-        return outputs.mean(dim=0)
 
     @override
     def forward(self, inputs: Tensor) -> Tensor:
@@ -53,28 +52,6 @@ class PredictionAveraging(nn.Module):
     @override
     def train(self, mode: bool = True) -> Self:
         return super().train(False)  # no dropout, frozen batch-norm statistics
-
-
-class ProbabilityAveraging(PredictionAveraging):
-    """Average the probabilities of models that return logits (N, classes)."""
-
-    @override
-    def average(self, outputs: Tensor) -> Tensor:
-        return log_mean_exp(outputs.log_softmax(dim=2))  # (N, classes)
-
-
-class SigmoidAveraging(PredictionAveraging):
-    """Average the probabilities of models that return a logit for each class, (N, classes)."""
-
-    @override
-    def average(self, outputs: Tensor) -> Tensor:
-        # The logit of the mean probability; the logarithms keep small probabilities.
-        return log_mean_exp(F.logsigmoid(outputs)) - log_mean_exp(F.logsigmoid(-outputs))
-
-
-def log_mean_exp(logarithms: Tensor) -> Tensor:
-    """Return the logarithm of the mean over the first dimension of values, given their logarithms."""
-    return logarithms.logsumexp(dim=0) - math.log(len(logarithms))
 
 
 def take_over_states(data: Any, checkpoints: Sequence[str]) -> None:
@@ -99,7 +76,7 @@ class EnsembleModel(BaseTask):
         ValueError: If there are no members, or their tasks, input shapes, classes or targets differ.
     """
 
-    averaging: ClassVar[type[PredictionAveraging]]
+    average: Callable[[Tensor], Tensor]  # of the outputs of the members; set by subclasses
 
     def __init__(self, checkpoints: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -115,7 +92,7 @@ class EnsembleModel(BaseTask):
             if theirs[1:] != ours[1:] or (not widths and theirs != ours):
                 raise ValueError(f"member {checkpoint} has another input shape or other classes: {theirs}, not {ours}")
         self.hparams["checkpoints"] = list(specs)
-        self.network = self.averaging(members, widths).requires_grad_(False)
+        self.network = PredictionAveraging(members, widths, self.average).requires_grad_(False)
         self.mean.zero_()
         self.std.fill_(1)  # each member normalizes its inputs itself
 
@@ -176,11 +153,10 @@ class EnsembleModel(BaseTask):
 class EnsembleRegressor(EnsembleModel, RegressionTask):
     """Averages the values of trained regression models; `fit` trains nothing.
 
-    Args:
-        **kwargs: See `EnsembleModel` and `RegressionTask`.
+    See `EnsembleModel` and `RegressionTask`.
     """
 
-    averaging = PredictionAveraging
+    average = staticmethod(mean_output)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -197,11 +173,10 @@ class EnsembleRegressor(EnsembleModel, RegressionTask):
 class EnsembleMultiLabelClassifier(EnsembleModel, MultiLabelTask):
     """Averages the probabilities of trained multi-label classifiers; `fit` trains nothing.
 
-    Args:
-        **kwargs: See `EnsembleModel` and `MultiLabelTask`.
+    See `EnsembleModel` and `MultiLabelTask`.
     """
 
-    averaging = SigmoidAveraging
+    average = staticmethod(mean_sigmoid)
 
 
 class EnsembleClassifier(EnsembleModel, ClassificationTask):
@@ -215,7 +190,7 @@ class EnsembleClassifier(EnsembleModel, ClassificationTask):
         **kwargs: See `EnsembleModel` and `ClassificationTask`.
     """
 
-    averaging = ProbabilityAveraging
+    average = staticmethod(mean_probability)
     regressor = EnsembleRegressor
     multilabel_classifier = EnsembleMultiLabelClassifier
 

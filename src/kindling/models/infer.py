@@ -51,12 +51,7 @@ M = TypeVar("M", bound=LightningModule)
 def create_with_inferred_shape(create: Callable[..., M], data: LightningDataModule | None) -> M:
     """Create a model, and create it again with a shape inferred from the data if it lacks one that it needs.
 
-    Args:
-        create: Creates the model; accepts `input_shape` as a keyword argument.
-        data: The data module.
-
-    Raises:
-        UnknownShapeError: If the shape can't be inferred.
+    `create` takes `input_shape` as a keyword argument. If the shape can't be inferred, UnknownShapeError is raised.
     """
     state = torch.get_rng_state()
     model = None
@@ -72,14 +67,11 @@ def create_with_inferred_shape(create: Callable[..., M], data: LightningDataModu
 
 
 def infer_arguments(data: LightningDataModule, names: Iterable[str]) -> dict[str, Any]:
-    """Return the requested model arguments that can be inferred from the training samples.
+    """Return those of some model arguments that can be inferred from the training samples.
 
     `input_shape` is the shape of the first, the middle and the last sample, if all three agree. `num_classes` and
-    `class_names` come from the `classes` of the dataset, or from its integer `targets` or `labels`.
-
-    Args:
-        data: The data module; a copy of it is set up, and the random state is left unchanged.
-        names: Names of the arguments.
+    `class_names` come from the `classes` of the dataset, or from its integer `targets` or `labels`. A copy of the data
+    module is set up, and the random state is left unchanged.
     """
     names = list(names)
     if not is_overridden("train_dataloader", data, LightningDataModule):

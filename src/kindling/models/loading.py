@@ -56,11 +56,7 @@ def is_model_spec(text: str) -> bool:
 
 
 def build_from_spec(spec: str) -> BaseTask:
-    """Return the model that a spec describes, with initial weights.
-
-    Raises:
-        ValueError: If there is no such model, or it takes other arguments.
-    """
+    """Return the model that a spec describes, with initial weights; raise ValueError if that is not possible."""
     config = json.loads(spec)
     check_class_paths(config, RUNS)
     module, _, name = config["model"].rpartition(".")
@@ -80,11 +76,7 @@ def build_from_spec(spec: str) -> BaseTask:
 
 
 def load_model(path: Path, stored: dict[str, Any] | None = None) -> BaseTask:
-    """Return the trained model of a checkpoint, on the CPU, in evaluation mode.
-
-    Args:
-        path: The checkpoint.
-        stored: Contents of the checkpoint, if it has been read already.
+    """Return the trained model of a checkpoint, on the CPU, in evaluation mode; see `read_model_spec`.
 
     Raises:
         ValueError: If it was not written by Kindling, the model has not been trained, or its class has changed since.

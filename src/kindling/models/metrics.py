@@ -1,13 +1,12 @@
-"""Metrics, updated batch by batch and computed once an epoch."""
+"""Metrics of a stage, updated batch by batch and computed once an epoch."""
 
-import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection, R2Score
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -15,28 +14,6 @@ from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 from kindling.utils.decision_threshold import DecisionThreshold, predicted_classes
-
-
-class MeanLoss(Metric):
-    """Mean loss over all samples, NaN included; an update takes a third of the time of torchmetrics' MeanMetric."""
-
-    full_state_update = False  # allows `merge_state`
-    total: Tensor
-    samples: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("samples", torch.tensor(0), dist_reduce_fx="sum")
-
-    @override
-    def update(self, loss: Tensor, samples: int) -> None:
-        self.total += loss * samples
-        self.samples += samples
-
-    @override
-    def compute(self) -> Tensor:
-        return self.total / self.samples
 
 
 class ClassCountMetric(Metric):
@@ -218,39 +195,3 @@ def classification_metrics(num_classes: int) -> MetricCollection:
 def ranking_metrics(positive: int) -> MetricCollection:
     """Return the metrics of two classes that need all predictions at once; `positive` is the index of a class."""
     return MetricCollection({"roc_auc": RocAUC(positive), "average_precision": AveragePrecision(positive)})
-
-
-def metric_states(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the states of the metrics of a model in this process, by module name."""
-    for module in model.modules():
-        if isinstance(module, MetricCollection):
-            module.values(copy_state=False)  # copies shared states to all metrics of a compute group
-    metrics = {name: module for name, module in model.named_modules() if isinstance(module, Metric)}
-    return {name: _to_device(metric.metric_state, "cpu") for name, metric in metrics.items() if metric.update_called}
-
-
-def restore_metrics(model: nn.Module, states: Sequence[dict[str, dict[str, Any]]]) -> None:
-    """Restore the metrics of a model from the merged states of one or more processes."""
-    metrics = {name: module for name, module in model.named_modules() if isinstance(module, Metric)}
-    for number, stored in enumerate(states):
-        state = {  # earlier versions had other names
-            name if name in metrics else f"_metric_modules.{name.removeprefix('_counted.')}": value
-            for name, value in stored.items()
-        }
-        for name in state.keys() & metrics.keys():
-            metric = metrics[name]
-            values = copy.deepcopy(_to_device(state[name], metric.device))  # metrics may share a state, and update it
-            if (matrix := values.pop("confmat", None)) is not None:  # of an earlier version
-                values["counts"] = torch.stack([matrix.sum(1), matrix.sum(0), matrix.diag()])
-            if number == 0:
-                for attribute, value in values.items():
-                    setattr(metric, attribute, value)
-            elif metric.full_state_update is False:  # else `merge_state` is not supported
-                metric.merge_state(values)
-
-
-def _to_device(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    return {
-        name: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
-        for name, value in state.items()
-    }

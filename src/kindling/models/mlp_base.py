@@ -31,6 +31,14 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(in_features, out_features))
 
 
+def dropouts(model: BaseTask, dropout: float, layers: int) -> list[float]:
+    """Return the dropout probability of each hidden layer: in regression, only the last one has dropout.
+
+    In earlier layers, dropout would bias the predicted values.
+    """
+    return [*[0.0] * (layers - 1), dropout][:layers] if model.task == "regression" else [dropout] * layers
+
+
 class MLPModel(BaseTask):
     """Multilayer perceptron for feature vectors and small images, to be combined with a task.
 
@@ -45,5 +53,5 @@ class MLPModel(BaseTask):
         self, hidden: tuple[int, ...] = (128,), dropout: float = 0.0, batch_norm: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        dropouts = self.dropouts(dropout, len(hidden))
-        self.network = mlp(math.prod(self.input_shape), hidden, self.num_outputs, dropouts, batch_norm)
+        by_layer = dropouts(self, dropout, len(hidden))
+        self.network = mlp(math.prod(self.input_shape), hidden, self.num_outputs, by_layer, batch_norm)

@@ -14,10 +14,7 @@ from kindling.models.infer import UnknownShape
 class NetworkModule(LightningModule):
     """A LightningModule with a network, or a `forward` of its own, that knows and normalizes its inputs.
 
-    Args:
-        input_shape: Shape of one sample; () if it is not known.
-        mean: Mean of the inputs per channel or feature; a single value applies to all.
-        std: Standard deviation of the inputs per channel or feature.
+    The arguments are those of `BaseTask`.
     """
 
     network: nn.Module
@@ -34,11 +31,7 @@ class NetworkModule(LightningModule):
 
     @property
     def core(self) -> nn.Module:
-        """The module that computes the outputs: `network`, or the task itself if it has only a `forward` of its own.
-
-        Raises:
-            ValueError: If it has neither.
-        """
+        """The module that computes the outputs: `network`, or the task itself if it has only a `forward` of its own."""
         network: nn.Module | None = getattr(self, "network", None)
         if network is not None:
             return network
@@ -106,11 +99,7 @@ class NetworkModule(LightningModule):
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     def outputs_for(self, inputs: Any) -> Any:
-        """Call `forward` with the inputs of a batch: a tuple by position, a dictionary by name.
-
-        Raises:
-            ValueError: If `forward` does not take them.
-        """
+        """Call `forward` with the inputs of a batch: a tuple by position, a dictionary by name."""
         named = inputs if isinstance(inputs, dict) else {}
         by_position = () if named else inputs if isinstance(inputs, tuple | list) else (inputs,)
         try:
@@ -136,8 +125,5 @@ class NetworkModule(LightningModule):
         checkpoint["sample_shapes"] = sorted(map(list, self._seen_shapes))
 
     def restore_learned(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what training has found besides the weights: here the shapes of the training samples.
-
-        Checkpoints of earlier versions lack them.
-        """
+        """Restore what training has found besides the weights: here the shapes of the training samples."""
         self._seen_shapes = set(map(tuple, checkpoint.get("sample_shapes", ())))

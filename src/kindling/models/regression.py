@@ -70,11 +70,6 @@ class RegressionTask(BaseTask):
         self.register_buffer("target_std", torch.tensor(1.0))
 
     @override
-    def dropouts(self, dropout: float, layers: int) -> list[float]:
-        # In earlier layers than the last one, dropout would bias the predictions.
-        return [*[0.0] * (layers - 1), dropout][:layers]
-
-    @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if isinstance(self.trainer.precision_plugin, HalfPrecision):

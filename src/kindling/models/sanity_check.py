@@ -15,10 +15,6 @@ def check_network(model: LightningModule) -> None:
     """Run a model once on an example, so that errors are reported before training.
 
     Models that are not Kindling tasks, or have neither an input shape nor an example input, are skipped.
-
-    Raises:
-        ValueError: If there is no network, or its inputs or outputs do not fit the data.
-        OSError: If its pretrained weights are missing.
     """
     if not isinstance(model, BaseTask):
         return

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch.optim import Optimizer
@@ -12,6 +12,9 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from typing_extensions import override
 
 from kindling.utils.hyperparameters import Factory, is_same_factory
+
+if TYPE_CHECKING:
+    from kindling.models.task import BaseTask
 
 
 class OneCycle(OneCycleLR):
@@ -92,10 +95,6 @@ def scaled_learning_rates(optimizer: Any, warmup_factor: float) -> Iterator[None
     """Scale the learning rates within the context by the warm-up and the `lr_scale` of each parameter group.
 
     The scheduler never sees the scaled rates, so this works with any scheduler.
-
-    Args:
-        optimizer: The optimizer.
-        warmup_factor: Factor in [0, 1].
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
@@ -107,38 +106,26 @@ def scaled_learning_rates(optimizer: Any, warmup_factor: float) -> Iterator[None
             group["lr"] = rate
 
 
-def has_schedule_changed(
-    checkpoint: Mapping[str, Any],
-    options: Mapping[str, Any],
-    step_offset: int,
-    schedule_steps: Callable[[int], int],
-) -> bool:
-    """Return whether a resumed run has another optimizer, schedule or number of steps than its checkpoint.
-
-    Args:
-        checkpoint: The checkpoint.
-        options: Class and arguments of the optimizer and of the scheduler.
-        step_offset: `BaseTask.step_offset` of the model.
-        schedule_steps: Returns the optimizer steps of a schedule that starts at a step.
-    """
+def has_schedule_changed(model: "BaseTask", checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a resumed run has another optimizer, schedule or number of steps than its checkpoint."""
     stored = checkpoint["hyper_parameters"]
     for name in ("optimizer", "lr_scheduler"):
-        if not is_same_factory(stored.get(name, options[name]), options[name]):
+        current = model.training_options[name]
+        if not is_same_factory(stored.get(name, current), current):
             return True
-    now = checkpoint["global_step"] + step_offset
+    now = checkpoint["global_step"] + model.step_offset
     limited = [schedule for schedule in checkpoint["lr_schedulers"] if "total_steps" in schedule]  # as of OneCycleLR
-    return any(each["total_steps"] != schedule_steps(now - each["last_epoch"]) for each in limited)
+    return any(each["total_steps"] != model.schedule_steps(now - each["last_epoch"]) for each in limited)
 
 
-def restart_schedule(checkpoint: dict[str, Any], optimizer: Optimizer, factory: Mapping[str, Any]) -> None:
-    """Replace the optimizer state in a checkpoint and drop its schedule; momentum is kept if the class is the same.
+def restart_schedule(model: "BaseTask", checkpoint: dict[str, Any]) -> None:
+    """Restart the schedule of a resumed run over the remaining steps, by changing the checkpoint before it is loaded.
 
-    Args:
-        checkpoint: Changed in place.
-        optimizer: The new optimizer.
-        factory: Class and arguments of the new optimizer.
+    Momentum is kept if the class of the optimizer is the same.
     """
-    state = optimizer.state_dict()
+    model.schedule_start = checkpoint["global_step"]
+    configured, factory = model.configure_optimizers(), model.training_options["optimizer"]
+    state = (configured["optimizer"] if isinstance(configured, dict) else configured).state_dict()
     if checkpoint["hyper_parameters"].get("optimizer", factory)["class_path"] == factory["class_path"]:
         state["state"] = checkpoint["optimizer_states"][0]["state"]
     checkpoint["optimizer_states"] = [state]

@@ -6,9 +6,11 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import override
 
+from kindling.models.averages import mean_output, mean_probability
 from kindling.models.classification import ClassificationTask
+from kindling.models.mlp_base import dropouts
 from kindling.models.regression import RegressionTask
-from kindling.models.tabm_network import TabM, mean_prediction, mean_probability
+from kindling.models.tabm_network import TabM
 from kindling.models.task import BaseTask
 from kindling.utils.hyperparameters import check_range
 
@@ -52,10 +54,10 @@ class TabMModel(BaseTask):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.members = members
-        features, dropouts = math.prod(self.input_shape), self.dropouts(dropout, len(hidden))
+        features, by_layer = math.prod(self.input_shape), dropouts(self, dropout, len(hidden))
         numbers = range(features) if numeric_features is None else numeric_features
-        average = mean_probability if self.task == "classification" else mean_prediction
-        self.network = TabM(features, self.num_outputs, numbers, hidden, dropouts, members, bins, embedding, average)
+        average = mean_probability if self.task == "classification" else mean_output
+        self.network = TabM(features, self.num_outputs, numbers, hidden, by_layer, members, bins, embedding, average)
 
     @override
     def setup(self, stage: str) -> None:

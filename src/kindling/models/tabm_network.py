@@ -13,16 +13,6 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 
-def mean_probability(logits: Tensor) -> Tensor:
-    """Return the logarithm of the mean probability of members (members, N, classes), shape (N, classes)."""
-    return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
-
-
-def mean_prediction(predictions: Tensor) -> Tensor:
-    """Return the mean of the predictions of members (members, N, ...), shape (N, ...)."""
-    return predictions.mean(dim=0)
-
-
 class NumberEmbedding(nn.Module):
     """Embeds each number with a piecewise linear function, as a multilayer perceptron learns sharp changes slowly.
 
@@ -68,11 +58,7 @@ def drop(values: Tensor, probability: float) -> Tensor:
 class MemberLinear(nn.Module):
     """Linear layer whose weights all members of an ensemble share, except for scales of its inputs and outputs.
 
-    Args:
-        in_features: Number of inputs.
-        out_features: Number of outputs.
-        members: Number of members.
-        is_first: Whether it is the first layer, whose random signs make the members differ.
+    In the first layer, random signs of the inputs make the members differ.
     """
 
     def __init__(self, in_features: int, out_features: int, members: int, is_first: bool) -> None:

@@ -1,36 +1,30 @@
-"""The base class of all tasks: training step, loss and metrics per stage, optimizer and schedule."""
+"""The base class of all tasks: training step, loss, optimizer and schedule."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, instantiate_class
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric, MetricCollection
 from typing_extensions import override
 
-from kindling.models.batches import as_pair, batch_size, check_batches
+from kindling.models.batches import as_pair, check_batches
 from kindling.models.data_arguments import Task, check_task
 from kindling.models.infer import create_with_inferred_shape, infer_arguments
-from kindling.models.metrics import MeanLoss
+from kindling.models.metrics_module import MetricsModule, Stage
 from kindling.models.network_module import NetworkModule
-from kindling.models.schedules import restart_schedule, scaled_learning_rates, scheduler_config
+from kindling.models.schedules import scaled_learning_rates, scheduler_config
 from kindling.runs.signatures import sign_checkpoint
 from kindling.utils.hyperparameters import make_hparams_plain, to_class_path
-from kindling.utils.shared_batches import has_samples, synchronizes_batch_norm
-
-Stage = Literal["train", "val", "test"]
-STAGES: tuple[Stage, ...] = ("train", "val", "test")
+from kindling.utils.shared_batches import has_samples
 
 # A plain dict: checkpoints can store it, and `--model.optimizer.lr 0.01` works without naming the class.
 ADAM: Any = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}
 
 
-class BaseTask(NetworkModule):
+class BaseTask(NetworkModule, MetricsModule):
     """Base of all tasks: a subclass passes `**kwargs` to `super().__init__`, sets `self.network` and implements `loss`.
 
     A batch is a pair (inputs, targets). A single float tensor of inputs is normalized with `mean` and `std` and passed
@@ -92,7 +86,6 @@ class BaseTask(NetworkModule):
         # Steps that the completed epochs would have taken with the current batches, minus the steps taken: not 0
         # after resuming with another batch size, for example.
         self.step_offset = 0
-        self._metric_modules = nn.ModuleDict()  # loss and metrics of each stage
 
     @classmethod
     def for_data(cls, data: LightningDataModule, **arguments: Any) -> Self:
@@ -112,12 +105,7 @@ class BaseTask(NetworkModule):
         return create_with_inferred_shape(partial(cls, **known), data)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean loss of a batch.
-
-        Args:
-            outputs: Outputs of `forward`.
-            targets: The second item of the batch.
-        """
+        """Return the mean loss of a batch, given the outputs of `forward` and the second item of the batch."""
         raise NotImplementedError(f"{type(self).__name__} has no loss: define `def loss(self, outputs, targets)`")
 
     def loss_of_test_outputs(self, outputs: Any, targets: Any) -> Tensor:
@@ -126,10 +114,6 @@ class BaseTask(NetworkModule):
 
     def check_targets(self, outputs: Any, targets: Any) -> None:
         """Raise ValueError if the targets of a batch are of the wrong kind for the outputs; by default never."""
-
-    def metrics(self) -> MetricCollection | dict[str, Metric]:
-        """Return the metrics of a stage by name, each updated with outputs and targets; by default none."""
-        return {}
 
     def metric_targets(self, targets: Any) -> Any:
         """Return the targets of a training batch, whose samples may be mixed, for the metrics; by default unchanged."""
@@ -143,15 +127,10 @@ class BaseTask(NetworkModule):
         """Return the predictions that `kindling predict` writes for the outputs of a batch; by default the outputs."""
         return outputs
 
-    def dropouts(self, dropout: float, layers: int) -> list[float]:
-        """Return the dropout probability of each of a number of hidden layers; by default the same for all."""
-        return [dropout] * layers
-
     @override
     def setup(self, stage: str) -> None:
         self.init_lazy_layers()
-        for name in STAGES:
-            self._stage_metrics(name)  # created before the model is moved to its device
+        super().setup(stage)
         if stage == "fit":
             self.schedule_start = self.step_offset = 0
             if self.training_options["compile"]:
@@ -161,27 +140,17 @@ class BaseTask(NetworkModule):
     def on_fit_start(self) -> None:
         if self.trainer.precision == "16-true" and self.trainer.strategy.root_device.type == "cpu":
             raise ValueError("--trainer.precision 16-true can't train on a CPU: use bf16-true or bf16-mixed")
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "train") and hasattr(data, "batch_size"):
-            synchronized = synchronizes_batch_norm(self.trainer)
-            check_batches(self, data.batch_size, len(data.train), self.trainer.world_size, synchronized)
+        check_batches(self, self.trainer)
 
     def shared_step(self, batch: Any, stage: Stage) -> tuple[Tensor, Any]:
-        """Compute the loss of a batch and update the metrics of a stage.
-
-        Returns:
-            The mean loss and the outputs.
-        """
+        """Update the metrics of a stage with a batch, and return its mean loss and outputs."""
         inputs, targets = as_pair(batch, self)
+        loss, outputs = self.loss_and_outputs(inputs, targets)
         if stage == "train":
             self.note_shape(inputs)
-        loss, outputs = self.loss_and_outputs(inputs, targets)
-        if stage == "train" and not has_samples(self._trainer):
-            return loss, outputs
-        # Logged once an epoch: `self.log` in each step would take 0.4 ms, a third of a small step.
-        mean_loss, metrics = self._stage_metrics(stage)
-        mean_loss.update(loss.detach(), batch_size(targets))
-        metrics.update(self.calibrate(outputs), self.metric_targets(targets) if stage == "train" else targets)
+            targets = self.metric_targets(targets)
+        if stage != "train" or has_samples(self._trainer):
+            self.update_metrics(stage, loss, self.calibrate(outputs), targets)
         return loss, outputs
 
     def loss_and_outputs(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:
@@ -189,33 +158,6 @@ class BaseTask(NetworkModule):
         outputs = self.outputs_for(inputs)
         self.check_targets(outputs, targets)
         return self.loss(outputs, targets), outputs
-
-    def metrics_of(self, stage: Stage) -> MetricCollection:
-        """Return new metrics of a stage: those of `metrics`, and the ones that only this stage has."""
-        metrics = self.metrics()
-        return metrics if isinstance(metrics, MetricCollection) else MetricCollection({**metrics})
-
-    def _stage_metrics(self, stage: Stage) -> tuple[MeanLoss, MetricCollection]:
-        modules: Any = self._metric_modules
-        if f"{stage}_loss" not in modules:  # not in `__init__`: `metrics` may need attributes of a subclass
-            modules[f"{stage}_loss"] = MeanLoss()
-            modules[f"{stage}_metrics"] = self.metrics_of(stage).clone(f"{stage}/")
-            modules.to(self.device)
-        return modules[f"{stage}_loss"], modules[f"{stage}_metrics"]
-
-    def _log_epoch(self, stage: Stage) -> None:
-        loss, metrics = self._stage_metrics(stage)
-        values = {f"{stage}/loss": loss.compute(), **metrics.compute()}  # already reduced over all processes
-        if stage != "train" or self.trainer.is_last_batch:
-            self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
-        else:
-            # Training stops within the epoch; resuming drops what is logged after the current step.
-            self.trainer.callback_metrics.update(values)
-            scalars = {name: float(value) for name, value in values.items()}
-            for logger in self.loggers:
-                logger.log_metrics({**scalars, "epoch": self.current_epoch}, self.global_step)
-        loss.reset()
-        metrics.reset()
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -232,18 +174,6 @@ class BaseTask(NetworkModule):
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return self.to_prediction(self.outputs_for(as_pair(batch, self)[0]))
-
-    @override
-    def on_train_epoch_end(self) -> None:
-        self._log_epoch("train")
-
-    @override
-    def on_validation_epoch_end(self) -> None:
-        self._log_epoch("val")
-
-    @override
-    def on_test_epoch_end(self) -> None:
-        self._log_epoch("test")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups; `lr_scale` scales the learning rate of a group, `name` labels it in logs."""
@@ -264,6 +194,13 @@ class BaseTask(NetworkModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler_config(optimizer, factory, steps, every_n_epochs)}
 
     @override
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        warmup_factor = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
+        with scaled_learning_rates(optimizer, warmup_factor):
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["schedule_start"] = self.schedule_start
@@ -273,29 +210,3 @@ class BaseTask(NetworkModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.schedule_start = checkpoint.get("schedule_start", 0)  # not in checkpoints of other Trainers
         self.restore_learned(checkpoint)
-
-    def restart_lr_schedule(self, checkpoint: dict[str, Any]) -> None:
-        """Restart the schedule of a resumed run over the remaining steps.
-
-        Momentum is kept if the class of the optimizer is the same.
-
-        Args:
-            checkpoint: The checkpoint that is about to be loaded; changed in place.
-        """
-        self.schedule_start = checkpoint["global_step"]
-        configured = self.configure_optimizers()
-        optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-        restart_schedule(checkpoint, optimizer, self.training_options["optimizer"])
-
-    @override
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        steps = self.warmup_epochs * self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
-        warmup_factor = min(1.0, (self.global_step + 1 - self.schedule_start) / steps) if steps else 1.0
-        with scaled_learning_rates(optimizer, warmup_factor):
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

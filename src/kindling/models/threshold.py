@@ -1,8 +1,7 @@
 """Chooses the decision threshold of a classifier with two classes."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,8 +9,6 @@ from torchmetrics.functional.classification import binary_roc
 
 from kindling.utils.decision_threshold import CURVE_STEPS, DecisionThreshold
 from kindling.utils.text import join_names, suggest
-
-logger = logging.getLogger(__name__)
 
 ThresholdMetric = Literal["accuracy", "balanced_accuracy", "f1", "positive_f1", "mcc"]
 
@@ -106,36 +103,10 @@ def choose_threshold(
     return DecisionThreshold(thresholds[chosen].item(), positive, metric, best.item(), tuple(curve.tolist()))
 
 
-class ThresholdChooser:
-    """Chooses the threshold with the best metric.
-
-    Args:
-        metric: The metric; None to choose none.
-        positive: Index of the positive class.
-    """
-
-    def __init__(self, metric: ThresholdMetric | None, positive: int) -> None:
-        self.metric, self.positive = metric, positive
-
-    def choose(self, probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
-        """Return the threshold for probabilities (N, 2) and labels (N,); None, with a warning, if they lack a class."""
-        assert self.metric is not None
-        chosen = choose_threshold(probabilities, labels, self.positive, self.metric)
-        if chosen is None:
-            logger.warning(f"threshold {self.metric}: not chosen, since the validation split lacks one of the classes")
-        return chosen
-
-    def has_chosen(self, checkpoint: Mapping[str, Any]) -> bool:
-        """Return whether the threshold of a checkpoint was chosen for the same metric and class."""
-        stored = checkpoint.get("decision_threshold")
-        same = stored is None or (stored["metric"], stored["positive"]) == (self.metric, self.positive)
-        return "decision_threshold" in checkpoint and same
-
-
 def parse_threshold(
     threshold: float | ThresholdMetric | None, positive_class: str | None, class_names: Sequence[str]
-) -> tuple[DecisionThreshold | None, ThresholdChooser]:
-    """Return the threshold if it is given as a number, and what chooses it otherwise.
+) -> tuple[DecisionThreshold | None, ThresholdMetric | None, int]:
+    """Return the threshold if it is given as a number, the metric for which it is chosen, and the positive class.
 
     Args:
         threshold: A probability, a metric or None.
@@ -157,5 +128,5 @@ def parse_threshold(
         raise ValueError(f"positive_class must be {' or '.join(class_names)}, got {name}{hint}")
     positive = find_positive(class_names) if name is None else [*class_names].index(name)
     if threshold is None or isinstance(threshold, str):
-        return None, ThresholdChooser(threshold, positive)
-    return DecisionThreshold(float(threshold), positive), ThresholdChooser(None, positive)
+        return None, threshold, positive
+    return DecisionThreshold(float(threshold), positive), None, positive

@@ -12,15 +12,11 @@ from kindling.utils.optional import require_extra
 from kindling.utils.text import suggest
 
 
-def timm_backbone(source: str, weights: str, input_shape: tuple[int, ...], image_size: int | None = None) -> Backbone:
-    """Return a timm network as a backbone, with random weights until `load` is called.
+def timm_backbone(source: str, weights: str, input_shape: tuple[int, ...], image_size: int | None) -> Backbone:
+    """Return a timm network, named with or without the tag of its weights, as a backbone; see `find_backbone`.
 
-    Args:
-        source: Name of the network with its prefix, and with or without the tag of its weights.
-        weights: `DEFAULT`, a file, or `none`.
-        input_shape: Shape of the images, (C, H, W).
-        image_size: Input height and width; by default those that the weights expect. With random weights, by default
-            those of the images, unless the network has a fixed size.
+    `image_size` is by default that of the weights. With random weights, it is by default that of the images, unless the
+    network has a fixed size.
 
     Raises:
         ImportError: If timm is not installed.

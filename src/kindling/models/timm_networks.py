@@ -23,13 +23,7 @@ def is_timm_name(name: str) -> bool:
 
 
 def create_network(name: str, size: tuple[int, int] | None = None, **options: Any) -> nn.Module:
-    """Return a network of timm.
-
-    Args:
-        name: Its name, with or without a tag.
-        size: Height and width of the images; by default those that its weights expect.
-        **options: See `timm.create_model`.
-    """
+    """Return a network of timm for images of a height and width, by default those that its weights expect."""
     import timm
 
     if size and timm.models.get_pretrained_cfg(name).fixed_input_size:

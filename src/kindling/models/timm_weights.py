@@ -19,13 +19,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # names of weights on the hu
 
 
 def load_timm_weights(network: nn.Module, name: str, weights: str, size: tuple[int, int]) -> None:
-    """Load weights into a network of timm without its head.
-
-    Args:
-        network: The network; the file must contain all of its weights.
-        name: Name of the network with its tag.
-        weights: `DEFAULT`, or a file.
-        size: Height and width of the images.
+    """Load weights (`DEFAULT`, or a file) into a network of timm without its head; its name includes the tag.
 
     Raises:
         ValueError: If there are no such weights, or they belong to another network.
@@ -56,12 +50,7 @@ def load_timm_weights(network: nn.Module, name: str, weights: str, size: tuple[i
 
 
 def find_weights(name: str) -> Path:
-    """Return the file with the weights of a network, after downloading it if it is not in the cache.
-
-    Raises:
-        ValueError: If timm has no weights of the network.
-        OSError: If they can't be downloaded.
-    """
+    """Return the file with the weights of a network, after downloading it if it is not in the cache."""
     import timm
 
     config = timm.models.get_pretrained_cfg(name)
@@ -89,11 +78,9 @@ def find_weights(name: str) -> Path:
 
 
 def download_from_hub(repository: str, files: Sequence[str]) -> Path:
-    """Return weights in a repository on the hub: from its cache, even if the hub has newer ones, or downloaded.
+    """Return weights in a repository (owner and name, with or without `@` and a revision) on the hub.
 
-    Args:
-        repository: Owner and name, with or without `@` and a revision.
-        files: Names of files in order of preference.
+    They come from its cache, even if the hub has newer ones, or are downloaded. The first existing file is used.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
@@ -111,13 +98,10 @@ def download_from_hub(repository: str, files: Sequence[str]) -> Path:
 
 
 def convert(name: str, state: dict[str, Tensor], path: Path, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Return weights with the names and shapes that a network of timm expects.
+    """Return weights with the names and shapes that a network of timm expects; raise ValueError if that fails.
 
     timm renames weights of original publications and interpolates position embeddings. Other names are matched by
     order, see `convert_by_order`.
-
-    Raises:
-        ValueError: If they belong to another network.
     """
     import timm
 

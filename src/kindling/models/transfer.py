@@ -1,10 +1,9 @@
 """Transfer learning: a pretrained backbone with a new head."""
 
 import logging
-import sys
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +12,15 @@ from typing_extensions import override
 from kindling.models.backbone_network import BackboneNetwork, InputAdapter
 from kindling.models.backbones import find_backbone
 from kindling.models.classification import ClassificationTask
-from kindling.models.feature_cache import FeatureCache
 from kindling.models.loading import is_model_spec
 from kindling.models.multilabel import MultiLabelTask
 from kindling.models.regression import RegressionTask
-from kindling.models.task import BaseTask
-from kindling.models.unfreezing import frozen_steps, has_whole_weights, train_unfrozen
+from kindling.models.unfreezing import PhasedModel
 
 logger = logging.getLogger(__name__)
 
 
-class TransferModel(BaseTask):
+class TransferModel(PhasedModel):
     """A pretrained backbone with a new linear head, to be combined with a task.
 
     The backbone, including its batch-norm statistics, is frozen at first, and only the head is trained. From
@@ -53,8 +50,6 @@ class TransferModel(BaseTask):
         ValueError: If there is no such backbone, or it does not support such images.
     """
 
-    frozen = False
-
     def __init__(
         self,
         backbone: str = "resnet18",
@@ -79,7 +74,6 @@ class TransferModel(BaseTask):
         self.is_random = weights == "none"
         self.backbone_lr = 1.0 if self.is_random else backbone_lr
         self.cache_features = cache_features
-        self._feature_cache = FeatureCache()
         source = find_backbone(backbone, weights, self.input_shape, image_size)
         self.source = replace(source, interpolation=interpolation or source.interpolation)
         # Makes checkpoints self-contained, also if the defaults of timm change.
@@ -101,21 +95,6 @@ class TransferModel(BaseTask):
             self.std = torch.tensor(self.source.std).view(-1, 1, 1)
         self._freeze(not self.is_random and unfreeze_epoch != 0)
 
-    @property
-    def backbone(self) -> nn.Module:
-        """The pretrained network without its head."""
-        return self.network.get_submodule("backbone")
-
-    @property
-    def head(self) -> nn.Module:
-        """The new linear layer."""
-        return self.network.get_submodule("head")
-
-    @property
-    def will_unfreeze(self) -> bool:
-        """Whether the backbone is frozen now and will be unfrozen later."""
-        return self.frozen and self.unfreeze_epoch is not None
-
     @override
     def init_lazy_layers(self) -> None:
         if self._weights_missing:
@@ -125,18 +104,7 @@ class TransferModel(BaseTask):
                 logger.info(self.source.describe_inputs(self.input_shape))
         super().init_lazy_layers()
 
-    def _freeze(self, frozen: bool) -> None:
-        self.frozen = frozen
-        self.backbone.requires_grad_(not frozen)
-        self.train(self.training)
-
     @override
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()  # keeps the pretrained batch-norm statistics
-        return self
-
     def features(self, images: Tensor) -> Tensor:
         """Return the inputs of the head, (N, features), for raw images (N, C, H, W)."""
         if self._weights_missing:
@@ -153,83 +121,6 @@ class TransferModel(BaseTask):
         if self._weights_missing:
             self.init_lazy_layers()
         return super().forward(inputs)  # type: ignore[no-any-return]
-
-    @override
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if stage == "fit":
-            self._feature_cache.remove()  # of an interrupted fit
-
-    @override
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "name": "head"}]
-        if not self.frozen:
-            backbone = {"params": list(self.backbone.parameters()), "name": "backbone", "lr_scale": self.backbone_lr}
-            groups.append(backbone)
-        return groups
-
-    @override
-    def schedule_steps(self, start: int) -> int:
-        if not self.frozen:
-            return super().schedule_steps(start)
-        steps, _ = frozen_steps(self.trainer, self.unfreeze_epoch, start)
-        return max(1, int(steps))  # 0 if it is unfrozen before the next step
-
-    @override
-    def on_train_start(self) -> None:
-        if self.will_unfreeze and not has_whole_weights(self.trainer):
-            raise ValueError(
-                f"{type(self.trainer.strategy).__name__} can't unfreeze a backbone during training: use "
-                "--trainer.strategy ddp, or --model.unfreeze_epoch 0 or null"
-            )
-        if self.frozen and self.cache_features and has_whole_weights(self.trainer):
-            steps, steps_per_epoch = frozen_steps(self.trainer, self.unfreeze_epoch, self.global_step)
-            permanent = not self.will_unfreeze
-            self._feature_cache.install(self.trainer, self._compute_features, steps / steps_per_epoch, permanent)
-
-    def _compute_features(self, batch: Any) -> Tensor:
-        images = self.trainer.strategy.batch_to_device(batch)[0]
-        with self.trainer.precision_plugin.forward_context():
-            return self.features(images).to(batch[1].device)
-
-    @override
-    def on_train_epoch_start(self) -> None:
-        if self.unfreeze_epoch is not None and self.frozen and self.current_epoch >= self.unfreeze_epoch:
-            self._feature_cache.remove()
-            self._freeze(False)
-            self.schedule_start = self.global_step
-            train_unfrozen(self.trainer)
-
-    @override
-    def on_validation_start(self) -> None:
-        # Early stopping must not count validations before the backbone is trained.
-        for stopper in self.trainer.early_stopping_callbacks:
-            stopper.wait_count = -sys.maxsize if self.will_unfreeze else max(0, stopper.wait_count)
-
-    @override
-    def on_train_end(self) -> None:
-        self._feature_cache.remove()
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["frozen"] = self.frozen
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        due = self.unfreeze_epoch is not None and checkpoint["epoch"] >= self.unfreeze_epoch
-        self._freeze(checkpoint["frozen"] and not due)
-        is_fitting = self._trainer is not None and self._trainer.state.fn == "fit"
-        if not is_fitting or "optimizer_states" not in checkpoint:
-            return
-        changed = self.unfreeze_epoch != checkpoint["hyper_parameters"]["unfreeze_epoch"]
-        if changed and not checkpoint["frozen"] and not self.is_random:
-            logger.info(f"unfreeze_epoch {self.unfreeze_epoch} has no effect: the backbone is being trained already")
-        if checkpoint["frozen"] and due:
-            self.restart_lr_schedule(checkpoint)
-        for group in checkpoint["optimizer_states"][0]["param_groups"][1:]:
-            group["lr_scale"] = self.backbone_lr
 
 
 def _before_load_state_dict(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

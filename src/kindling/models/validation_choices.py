@@ -1,5 +1,6 @@
 """What a classifier chooses on the validation split: its softmax temperature and its decision threshold."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from kindling.models.temperature import fit_temperature
-from kindling.models.threshold import ThresholdChooser, choose_threshold
+from kindling.models.threshold import ThresholdMetric, choose_threshold
 from kindling.models.validation_outputs import ValidationOutputs
 from kindling.utils.decision_threshold import DecisionThreshold
+
+logger = logging.getLogger(__name__)
 
 
 class ValidationChoices:
@@ -21,7 +24,8 @@ class ValidationChoices:
         classes: Number of classes.
         temperature: The temperature; None to choose it.
         threshold: The threshold if it is given.
-        chooser: What chooses the threshold otherwise.
+        metric: Metric for which the threshold is chosen; None to choose none.
+        positive: Index of the positive class of two.
 
     Attributes:
         default_temperature: The temperature until one is chosen.
@@ -30,9 +34,14 @@ class ValidationChoices:
     default_temperature = 1.0
 
     def __init__(
-        self, classes: int, temperature: float | None, threshold: DecisionThreshold | None, chooser: ThresholdChooser
+        self,
+        classes: int,
+        temperature: float | None,
+        threshold: DecisionThreshold | None,
+        metric: ThresholdMetric | None,
+        positive: int,
     ) -> None:
-        self.threshold, self.chooser = threshold, chooser
+        self.threshold, self.metric, self.positive = threshold, metric, positive
         self.fits_temperature = temperature is None
         self._temperature = temperature
         self._outputs = ValidationOutputs(classes)
@@ -45,7 +54,7 @@ class ValidationChoices:
     @property
     def has_threshold(self) -> bool:
         """Whether a threshold is given or to be chosen."""
-        return self.threshold is not None or self.chooser.metric is not None
+        return self.threshold is not None or self.metric is not None
 
     def calibrate(self, logits: Tensor) -> Tensor:
         """Return logits (N, classes, ...) divided by the temperature."""
@@ -57,7 +66,7 @@ class ValidationChoices:
 
     def chooses_threshold(self, trainer: Trainer) -> bool:
         """Return whether the current validation chooses the threshold."""
-        return self.chooser.metric is not None and _may_choose(trainer, self.threshold)
+        return self.metric is not None and _may_choose(trainer, self.threshold)
 
     def clear(self) -> None:
         """Forget the outputs of a validation."""
@@ -83,7 +92,11 @@ class ValidationChoices:
         if self.chooses_temperature(trainer):
             self._temperature = fit_temperature(logits, labels)
         if chooses_threshold:
-            self.threshold = self.chooser.choose(self.calibrate(logits).softmax(dim=1), labels)
+            self.threshold = self._choose_threshold(self.calibrate(logits).softmax(dim=1), labels)
+            if self.threshold is None:
+                logger.warning(
+                    f"threshold {self.metric}: not chosen, since the validation split lacks one of the classes"
+                )
         batches = self._outputs.batches or []
         self.clear()
         return batches
@@ -96,39 +109,39 @@ class ValidationChoices:
 
     def threshold_for(self, log_probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
         """Return the given threshold, or the best one for calibrated outputs (N, 2) and labels (N,)."""
-        if not (metric := self.chooser.metric):
-            return self.threshold
-        return choose_threshold(log_probabilities.exp(), labels, self.chooser.positive, metric)
+        return self._choose_threshold(log_probabilities.exp(), labels) if self.metric else self.threshold
+
+    def _choose_threshold(self, probabilities: Tensor, labels: Tensor) -> DecisionThreshold | None:
+        assert self.metric is not None
+        return choose_threshold(probabilities, labels, self.positive, self.metric)
 
     def to_checkpoint(self) -> dict[str, Any]:
         """Return what a checkpoint stores: what was chosen, not what was given."""
         stored: dict[str, Any] = {}
         if self.fits_temperature:
             stored["softmax_temperature"] = self.temperature
-        if self.chooser.metric:
+        if self.metric:
             stored["decision_threshold"] = self.threshold.as_dict() if self.threshold else None
         return stored
 
     def restore(self, checkpoint: Mapping[str, Any], is_needed: bool) -> None:
-        """Restore what a checkpoint stores.
+        """Restore what a checkpoint stores; raise ValueError if it lacks a threshold that is needed.
 
         Args:
-            checkpoint: The checkpoint; those of earlier versions have no temperature.
+            checkpoint: The checkpoint; that of an earlier version has no temperature.
             is_needed: Whether a threshold must be known now: no validation will choose one.
-
-        Raises:
-            ValueError: If a needed threshold is missing.
         """
         if self.fits_temperature:
             self._temperature = checkpoint.get("softmax_temperature", 1.0)
-        if not self.chooser.metric:
+        if not self.metric:
             return
-        if self.chooser.has_chosen(checkpoint):
-            stored = checkpoint["decision_threshold"]
+        stored = checkpoint.get("decision_threshold")
+        is_same = stored is None or (stored["metric"], stored["positive"]) == (self.metric, self.positive)
+        if "decision_threshold" in checkpoint and is_same:
             self.threshold = DecisionThreshold.from_dict(stored) if stored else None
         elif is_needed:
             raise ValueError(
-                f"the checkpoint has no threshold that was chosen for {self.chooser.metric}: train with it, or "
+                f"the checkpoint has no threshold that was chosen for {self.metric}: train with it, or "
                 "let kindling validate choose one, and give it as a number"
             )
 

@@ -34,12 +34,9 @@ class ValidationOutputs:
         self._seen, self._every = 0, 1
 
     def add(self, logits: Tensor, labels: object, limit: float) -> None:
-        """Add a batch; targets that are not one class for each sample or position are ignored.
+        """Add logits (n, classes, ...) and labels (n, ...), and keep at most `limit` rows of all batches.
 
-        Args:
-            logits: Shape (n, classes, ...).
-            labels: Shape (n, ...).
-            limit: Largest number of rows that are kept.
+        Targets that are not one class for each sample or position are ignored.
         """
         if not isinstance(labels, Tensor) or labels.is_floating_point() or logits[:, 0].shape != labels.shape:
             return

@@ -19,11 +19,7 @@ def match_by_order(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dic
     """Return weights under the names that a network expects if they match its own one by one, in order; else None.
 
     Each must have the same shape, kind of number and role (the last part of the name, such as `running_mean`) as its
-    counterpart, and those of one layer in the file must belong to one layer of the network.
-
-    Args:
-        state: Weights of a file, with the head.
-        expected: State dict of the network, with the head.
+    counterpart, and those of one layer in the file must belong to one layer of the network. Both have a head.
     """
     counters = {key: value for key, value in expected.items() if key.endswith(COUNTER)}
     if not any(key.endswith(COUNTER) for key in state):
@@ -73,10 +69,10 @@ def convert_by_order(
     name: str,
     inputs: tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]],
 ) -> dict[str, Tensor] | None:
-    """Return weights under the names that a network expects if the result is plausible; None if their order differs.
+    """Return weights of a file under the names that a network expects; None if their order differs.
 
     Args:
-        state: Weights of a file.
+        state: The weights.
         network: The network with its classification head; receives the weights.
         path: The file.
         name: Name of the network.

@@ -13,10 +13,7 @@ SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
 
 
 def read_torchvision(weights: Any) -> tuple[Path, Any]:
-    """Read torchvision weights from torch's cache, after downloading them if needed.
-
-    Returns:
-        The path and the contents of the file.
+    """Return the path and the contents of torchvision weights in torch's cache, after downloading them if needed.
 
     Raises:
         ValueError: If the file is damaged.
@@ -32,13 +29,7 @@ def read_torchvision(weights: Any) -> tuple[Path, Any]:
 
 
 def raise_failed_download(url: str, path: Path, error: Exception) -> NoReturn:
-    """Raise OSError, with all ways out (the last is a recipe without pretrained weights).
-
-    Args:
-        url: Address of the file.
-        path: Where the file would be found.
-        error: The error of the download.
-    """
+    """Raise OSError, with all ways out; the file at `url` would be found at `path`."""
     raise OSError(
         f"can't download {url}: save it as {path}, or use --model.weights FILE, --model.weights none or --config "
         "images_cnn"
@@ -53,11 +44,7 @@ def check_weights_file(weights: str) -> None:
 
 
 def read_file(path: Path) -> Any:
-    """Return the contents of a file of weights.
-
-    Raises:
-        ValueError: If it is another kind of file.
-    """
+    """Return the contents of a file of weights; raise ValueError if it is another kind of file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # another kind of file may cause any exception

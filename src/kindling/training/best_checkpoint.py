@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -30,15 +30,6 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, monitor: str, mode: str) -> None:
         self._has_warned = False
         super().__init__(filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"has_warned": self._has_warned}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._has_warned = state_dict.get("has_warned", False)  # not in checkpoints of earlier versions
-        super().load_state_dict(state_dict)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -36,20 +36,21 @@ def is_training_complete(
     trainer = config["trainer"]
     if "optimizer_states" not in stored:
         raise ValueError(f"{checkpoint} contains only weights: training can't be resumed from it")
-    epochs, most = epochs_completed(stored), trainer["max_epochs"] or -1
-    all_epochs = 0 <= most <= epochs
-    unfinished = is_last(checkpoint) and not RunMetadata.read(run_folder_of(checkpoint)).is_complete(tests)
-    if all_epochs and not unfinished:
-        done = count_noun(epochs, "epoch", "epochs")
-        raise CompleteError(f"{checkpoint} was already trained for {done}; raise --trainer.max_epochs to continue")
-    all_steps = 0 <= trainer["max_steps"] <= stored["global_step"]
-    if all_steps and not unfinished:
-        done = count_noun(stored["global_step"], "step", "steps")
-        raise CompleteError(f"{checkpoint} was already trained for {done}; raise --trainer.max_steps to continue")
+    epochs, steps = epochs_completed(stored), stored["global_step"]
+    all_epochs = 0 <= (trainer["max_epochs"] or -1) <= epochs
+    all_steps = 0 <= trainer["max_steps"] <= steps
     has_stopped = stopped_early(stored, config["early_stopping"]["patience"])
-    if is_auto and has_stopped and not unfinished:
-        raise CompleteError(f"{checkpoint} was stopped early; raise --early_stopping.patience to continue")
-    return unfinished and (all_epochs or all_steps or has_stopped)
+    if is_last(checkpoint) and not RunMetadata.read(run_folder_of(checkpoint)).is_complete(tests):
+        return all_epochs or all_steps or has_stopped
+    reasons = [
+        (all_epochs, f"already trained for {count_noun(epochs, 'epoch', 'epochs')}", "--trainer.max_epochs"),
+        (all_steps, f"already trained for {count_noun(steps, 'step', 'steps')}", "--trainer.max_steps"),
+        (is_auto and has_stopped, "stopped early", "--early_stopping.patience"),
+    ]
+    for is_complete, state, option in reasons:
+        if is_complete:
+            raise CompleteError(f"{checkpoint} was {state}; raise {option} to continue")
+    return False
 
 
 def stopped_early(stored: Mapping[str, Any], patience: int | None) -> bool:

@@ -88,14 +88,12 @@ def restore_position(trainer: Trainer, checkpoint: dict[str, Any], stored: dict[
         stored: State of `ExactResume` in the checkpoint; empty if another Trainer wrote it.
 
     Returns:
-        The state in the current format. The position is empty at the start of an epoch.
+        The state. Its position is empty if an epoch starts.
     """
     data, repeated = trainer.datamodule, stored.get("repetition")  # type: ignore[attr-defined]
     if repeated and isinstance(data, BaseDataModule) and repeated | _reasons(data) == repeated:
         data.passes = repeated["passes"]  # also with another batch size
     trainer.fit_loop.setup_data()  # sets the number of batches
-    if "torch" in stored:
-        stored = _convert_old(checkpoint, stored, trainer.train_dataloader)
     if (processes := len(stored.get("processes", ()))) > 1 and not stored.get("is_global"):
         logger.warning(
             f"--data.batch_size now counts the samples of all processes: multiply it by {processes} for batches of the "
@@ -110,23 +108,10 @@ def restore_position(trainer: Trainer, checkpoint: dict[str, Any], stored: dict[
     return stored | {"position": {}}
 
 
-def _convert_old(checkpoint: dict[str, Any], stored: dict[str, Any], loader: Any) -> dict[str, Any]:
-    """Convert the state of an earlier version, which counted batches of one process, to the current format."""
-    batch_size = checkpoint.get("datamodule_hyper_parameters", {}).get("batch_size", 0)
-    processes = getattr(getattr(loader, "batch_sampler", None), "processes", 1)
-    samples = stored["batches_done"] * batch_size * processes  # each process had batches of this size
-    return {
-        "position": position(loader) | {"samples": samples} if samples else {},
-        "processes": [{"random": stored, "metrics": {}}],
-        "callback_metrics": {},
-    }
-
-
 def _resume_epoch(trainer: Trainer, loops: Loops, stored: dict[str, int]) -> bool:
     """Make loops saved within an epoch resume there with the remaining samples, in batches of the current size.
 
-    Returns:
-        False if the order of the samples has changed, or too few are left: then the epoch starts over.
+    Returns False if the order of the samples has changed, or too few are left: then the epoch starts over.
     """
     loader = trainer.train_dataloader
     left = _batches_left(trainer, loader, stored["samples"])

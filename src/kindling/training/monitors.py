@@ -13,11 +13,7 @@ def is_missing(monitor: str | None, trainer: Trainer) -> bool:
 
 
 def check_monitor(option: str, monitor: str | None, trainer: Trainer) -> None:
-    """Check that a monitored metric is logged.
-
-    Raises:
-        ValueError: If not, with the option that sets it and the metrics that are logged.
-    """
+    """Raise ValueError, with the metrics that are logged, if the metric that an option monitors is not among them."""
     names = sorted(trainer.callback_metrics)
     if monitor in names:
         return

@@ -1,17 +1,13 @@
-"""Checkpoints of a run that was moved, copied or started by an earlier version, and the previous checkpoint."""
+"""Checkpoints of a run that was moved or copied, and the previous checkpoint."""
 
 import logging
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from kindling.training.best_checkpoint import BestCheckpoint
-from kindling.training.early_stopping import RunEarlyStopping
 from kindling.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -25,21 +21,6 @@ def keep_previous(path: Path) -> None:
             temporary.hardlink_to(path)
         except OSError:  # no hard links; copied rather than moved, so that `path` exists at any moment
             shutil.copyfile(path, temporary)
-
-
-def adopt_states(callbacks: Iterable[Callback], states: dict[str, Any]) -> None:
-    """Rename the callback states of an old checkpoint, written with Lightning's ModelCheckpoint and EarlyStopping.
-
-    Args:
-        callbacks: The callbacks of the Trainer.
-        states: Callback states of the checkpoint by key; changed in place.
-    """
-    for callback in callbacks:
-        if isinstance(callback, BestCheckpoint | RunEarlyStopping):
-            name, old_name = type(callback).__name__, type(callback).__bases__[0].__name__
-            old_key = callback.state_key.replace(name, old_name, 1)
-            if callback.state_key not in states and old_key in states:
-                states[callback.state_key] = states.pop(old_key)
 
 
 def save_inside_copy(callback: ModelCheckpoint, stored: str, run_folder: Path, is_copy: bool) -> None:

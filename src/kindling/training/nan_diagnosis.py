@@ -37,13 +37,7 @@ def floats(values: Any) -> list[Tensor]:
 
 
 def find_first_nonfinite_layer(model: LightningModule, batch: Any, batch_idx: int = 0) -> str:
-    """Repeat forward and backward of a training step, and describe the first layer that is not finite.
-
-    Args:
-        model: The model with the weights of the step.
-        batch: The batch of the step.
-        batch_idx: Index of the batch.
-    """
+    """Repeat forward and backward of a training step, and describe the first layer that is not finite."""
     return nonfinite_weights(model) or _Rerun(model).find(batch, batch_idx)
 
 

@@ -18,10 +18,9 @@ def end_with_parent() -> None:
 
 
 def exit_when_orphaned(parent: int) -> None:
-    """Make this process exit soon after its parent has ended.
+    """Make this process exit soon after its parent has ended, given the PID of the parent.
 
-    Args:
-        parent: PID of the parent, which may have been killed before this process could call getppid().
+    The parent may have been killed before this process could call getppid().
     """
 
     def watch() -> None:

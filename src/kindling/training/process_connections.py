@@ -31,12 +31,7 @@ class PeerError(ConnectionError):
 
 
 class Peer(NamedTuple):
-    """A process of the run.
-
-    Attributes:
-        rank: Its rank.
-        place: Its PID and machine.
-    """
+    """A process of the run, with its rank, and its PID and machine as text."""
 
     rank: int
     place: str
@@ -72,8 +67,7 @@ class Peers:
     def report_lost(self) -> str:
         """Print one line about the lost process, in the first one that is left, at once: torchrun ends it soon.
 
-        Returns:
-            The line; empty in all other processes, and if it was printed before.
+        Returns the line; empty in all other processes, and if it was printed before.
         """
         if self.lost is None or self._has_reported or self.rank != int(self.lost.rank == 0):
             return ""

@@ -35,9 +35,6 @@ class EpochProfiler(Profiler):
     When training ends or is stopped, it prints a table and writes it to `profile.txt`; the trace is written to
     `profile.pt.trace.json`, which https://ui.perfetto.dev and TensorBoard's profiler open. On a GPU, the table shows
     CPU time, which includes waiting for the GPU; the trace shows GPU time.
-
-    Args:
-        run_folder: The run folder.
     """
 
     def __init__(self, run_folder: Path) -> None:

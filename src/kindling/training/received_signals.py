@@ -10,11 +10,7 @@ from kindling.utils.stop_signals import STOP_SIGNALS
 
 
 class ReceivedSignals:
-    """Notes a signal instead of stopping at once; a second one stops at once.
-
-    Attributes:
-        number: The signal that this process has received; 0 if none.
-    """
+    """Notes a signal (`number`, 0 if none) instead of stopping at once; a second one stops at once."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -8,28 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.plugins.precision import DoublePrecision
 from typing_extensions import override
 
 from kindling.data.loaders import ResumableLoader
-from kindling.models.metrics import metric_states, restore_metrics
-from kindling.models.schedules import has_schedule_changed
+from kindling.models.schedules import has_schedule_changed, restart_schedule
 from kindling.models.task import BaseTask
 from kindling.runs.signatures import is_own_here, sign_checkpoint
 from kindling.runs.untrusted_config import class_paths
-from kindling.training.epoch_position import (
-    is_within_epoch,
-    mark_within_epoch,
-    position,
-    repetition,
-    restore_position,
-    step_offset,
-)
-from kindling.training.moved_checkpoints import adopt_states, keep_previous, move_best, save_inside_copy
+from kindling.training.epoch_position import is_within_epoch, mark_within_epoch, restore_position, step_offset
+from kindling.training.moved_checkpoints import keep_previous
 from kindling.training.output_collector import TestOutputCollector
-from kindling.training.random_state import gather_states, random_state, restore_random_state
 from kindling.training.received_signals import ReceivedSignals
+from kindling.training.resume_state import adapt_callbacks, collect_state, restore_state
 from kindling.training.training_plots import PlotTrainingHistory
 from kindling.utils.plugins import sources
 from kindling.utils.stop_signals import interruption
@@ -88,50 +80,27 @@ class ExactResume(Callback):
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        within = is_within_epoch(trainer)
-        state = {"random": random_state(), "metrics": metric_states(pl_module) if within else {}}
-        checkpoint["callbacks"][self.state_key] = {
-            "position": position(trainer.train_dataloader) if within else {},
-            "repetition": repetition(trainer),
-            "processes": gather_states(state),
-            "is_global": True,  # whether the batch size counts the samples of all processes
-            "callback_metrics": {name: value.cpu() for name, value in trainer.callback_metrics.items()},
-        }
+        checkpoint["callbacks"][self.state_key] = collect_state(trainer, pl_module)
         callbacks = map(type, trainer.callbacks)  # type: ignore[attr-defined]
         named = class_paths([checkpoint.get("hyper_parameters"), checkpoint.get("datamodule_hyper_parameters")])
         checkpoint["plugins"] = sources([*named, *(f"{kind.__module__}.{kind.__name__}" for kind in callbacks)])
         checkpoint.update(sign_checkpoint(checkpoint))
-        if within:
+        if is_within_epoch(trainer):
             mark_within_epoch(checkpoint["loops"]["fit_loop"], batch_is_over=self._saving)
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":
             return
-        adopt_states(trainer.callbacks, checkpoint["callbacks"])  # type: ignore[attr-defined]
         self._loaded = restore_position(trainer, checkpoint, checkpoint["callbacks"].get(self.state_key, {}))
         self._validated = deepcopy(checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"])
         if isinstance(pl_module, BaseTask):
             pl_module.step_offset = step_offset(trainer, checkpoint)
-            changed = has_schedule_changed(
-                checkpoint, pl_module.training_options, pl_module.step_offset, pl_module.schedule_steps
-            )
-            if changed:  # Lightning would overwrite a typed learning rate, and restore a OneCycleLR with too few steps
-                pl_module.restart_lr_schedule(checkpoint)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if state and isinstance(callback, Timer):
-                state.clear()  # its limit applies to each session
-            if state and isinstance(callback, EarlyStopping):
-                state["patience"] = callback.patience
-            if state and isinstance(callback, ModelCheckpoint):
-                callback.current_score = state["current_score"]
-                if self._continues_run(trainer):
-                    save_inside_copy(callback, state["dirpath"] or "", self.run_folder, self._is_copy)
-                move_best(state, str(callback.dirpath), self._continues_run(trainer))
-
-    def _continues_run(self, trainer: Trainer) -> bool:
-        return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
+            if has_schedule_changed(pl_module, checkpoint):
+                # Lightning would overwrite a typed learning rate, and restore a OneCycleLR with too few steps.
+                restart_schedule(pl_module, checkpoint)
+        continues = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve()
+        adapt_callbacks(trainer, checkpoint["callbacks"], self.run_folder, continues, self._is_copy)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -157,18 +126,8 @@ class ExactResume(Callback):
         self._stops, self._is_saved, self._max_steps = False, False, trainer.max_steps
         if self._loaded:  # empty for a checkpoint of another Trainer
             # Just before the first batch: everything up to here may have drawn random numbers.
-            self._restore(trainer, pl_module, self._loaded)
+            restore_state(trainer, pl_module, self._loaded)
         self._signals.start()
-
-    def _restore(self, trainer: Trainer, model: LightningModule, state: dict[str, Any]) -> None:
-        rank, processes = trainer.global_rank, state["processes"]
-        if rank < len(processes):
-            restore_random_state(processes[rank]["random"])
-        trainer.callback_metrics.update(state["callback_metrics"])
-        if state["position"]:
-            assert isinstance(trainer.train_dataloader, ResumableLoader)
-            trainer.train_dataloader.sampler.start = state["position"]["samples"]
-            restore_metrics(model, [process["metrics"] for process in processes[rank :: trainer.world_size]])
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

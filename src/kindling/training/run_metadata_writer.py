@@ -27,19 +27,12 @@ HEARTBEAT_SECONDS = 30.0
 class RunMetadataWriter(Callback):
     """Records the settings, progress and outcome of a run.
 
-    Args:
-        run_folder: The run folder; by default that of the Trainer's logger.
-        recipe: Name of the recipe.
-        command: The command line.
-        parent: Checkpoint of another run from which this run starts.
+    `parent` is the checkpoint of another run from which this one starts, or empty.
     """
 
-    def __init__(
-        self, run_folder: Path | None = None, recipe: str = "", command: str = "", parent: Path | str = ""
-    ) -> None:
+    def __init__(self, run_folder: Path, recipe: str, command: str, parent: Path | str) -> None:
         self.run_folder, self.recipe, self.command, self.parent = run_folder, recipe, command, str(parent)
         self.record = RunMetadata()
-        self._folder: Path | None = None
         self._writes = False
         self._earlier_seconds = self._started = self._written = 0.0  # duration of earlier sessions; clock times
         self._settings: dict[str, Any] = {}
@@ -51,13 +44,11 @@ class RunMetadataWriter(Callback):
 
     def begin(self, trainer: Trainer) -> None:
         """Record that the run has started or resumed."""
-        folder = self.run_folder or Path(trainer.log_dir or ".")  # `log_dir` is broadcast: all processes must read it
-        self._folder, self._writes = folder, trainer.is_global_zero
+        folder, self._writes = self.run_folder, trainer.is_global_zero
         if not self._writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        is_resumed = self.run_folder is not None and (folder / "checkpoints").is_dir()
-        old = RunMetadata.read(folder) if is_resumed else RunMetadata()
+        old = RunMetadata.read(folder) if (folder / "checkpoints").is_dir() else RunMetadata()
         self._settings = settings(folder)
         saver, (commit, changed), threads = trainer.checkpoint_callback, git_commit(), torch.get_num_threads()
         sessions, is_other_commit = len(old.commands), bool(old.commit and commit) and old.commit != commit
@@ -86,8 +77,8 @@ class RunMetadataWriter(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._settings and self._folder:  # config.yaml is rewritten by now
-            self.record.modified |= settings(self._folder) != self._settings
+        if self._settings:  # config.yaml is rewritten by now
+            self.record.modified |= settings(self.run_folder) != self._settings
             self._settings = {}
         self._end_epoch(trainer)
 
@@ -156,10 +147,10 @@ class RunMetadataWriter(Callback):
 
     def _write(self, status: str, until: float | None = None) -> None:
         self._written = until or time.monotonic()
-        if self._writes and self._folder:
+        if self._writes:
             self.record.status, self.record.heartbeat = status, utc_timestamp()
             self.record.seconds = round(self._earlier_seconds + self._written - self._started, 2)
-            self.record.write(self._folder)
+            self.record.write(self.run_folder)
 
 
 def settings(run_folder: Path) -> dict[str, Any]:

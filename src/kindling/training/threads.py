@@ -13,10 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 def share_cores(processes: int = 1) -> None:
-    """Give each process its share of the cores, unless it is all of them or the user has set OMP_NUM_THREADS.
+    """Give each of some processes on this machine its share of the cores.
 
-    Args:
-        processes: Number of processes of the run on this machine.
+    Nothing changes if that is all of them, or if the user has set OMP_NUM_THREADS.
     """
     if (processes == 1 and JOBS not in os.environ) or _chosen_by_user():
         return

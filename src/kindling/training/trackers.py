@@ -40,9 +40,6 @@ class TrackerUpdater(Callback):
     """Logs the configuration to experiment trackers, and keeps the IDs of their runs in `run.json`.
 
     W&B and MLflow get the name of the run folder. A resumed run continues its runs there; a copied one starts new ones.
-
-    Args:
-        record: Callback that writes `run.json`.
     """
 
     def __init__(self, record: RunMetadataWriter) -> None:
@@ -50,11 +47,7 @@ class TrackerUpdater(Callback):
         self.loggers: list[Logger] = []
 
     def adopt(self, loggers: list[Logger], run_folder: Path) -> None:
-        """Take over the loggers of a user before they start their runs; names and IDs that the user chose stay.
-
-        Raises:
-            ConnectionError: If an MLflow server can't be reached.
-        """
+        """Take over the loggers of a user before they start their runs; names and IDs that the user chose stay."""
         self.loggers = loggers
         earlier = RunMetadata.read(run_folder)
         stored = {} if is_copy(earlier.process, run_folder) else earlier.trackers
@@ -74,7 +67,7 @@ class TrackerUpdater(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.record.run_folder and trainer.is_global_zero:
+        if trainer.is_global_zero:
             settings = Run.read(self.record.run_folder).settings()  # config.yaml is written by now
             for key, logger in _by_key(self.loggers):
                 self._log(key, logger, settings, self.record.run_folder / "config.yaml")

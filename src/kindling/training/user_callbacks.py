@@ -67,7 +67,7 @@ def has_progress_bar(callbacks: list[Callback] | Callback | None) -> bool:
 def combine(
     users: Sequence[Callback], ours: Sequence[Callback], run_folder: Path | None, saves: bool
 ) -> list[Callback]:
-    """Combine the callbacks of a user with those of Kindling.
+    """Combine the callbacks from `--trainer.callbacks` with those of Kindling; raise ValueError if they conflict.
 
     Kindling's come first, because the first of a kind becomes `trainer.checkpoint_callback` and
     `trainer.early_stopping_callback`.
@@ -77,9 +77,6 @@ def combine(
         ours: Callbacks configured by other options.
         run_folder: The run folder.
         saves: Whether checkpoints are saved.
-
-    Raises:
-        ValueError: If a callback is not supported, or two conflict.
     """
     for callback in users:
         name = type(callback).__name__
@@ -121,11 +118,7 @@ def _separate_files(callback: ModelCheckpoint, run_folder: Path) -> None:
 
 @contextmanager
 def naming_monitors(trainer: Trainer) -> Iterator[None]:
-    """Replace Lightning's error about a metric that a user's callback monitors and nothing logs.
-
-    Raises:
-        ValueError: In its place, with the option and the metrics that are logged.
-    """
+    """Name the option and the logged metrics in Lightning's error about a metric that a user's callback monitors."""
     try:
         yield
     except (MisconfigurationException, RuntimeError):
