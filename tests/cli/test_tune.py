@@ -136,7 +136,7 @@ def test_without_pruning_all_trials_are_complete(kindling: Command, tune: list[s
 def test_a_failed_trial_is_kept_with_its_reason(kindling: Command, tune: list[str]) -> None:
     Path("space.yaml").write_text("model.optimizer.lr: [0.01, 1.0e+30]\n")
     options = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.01", "--model.batch_norm", "false"]
-    result = kindling(*tune, "--trials", 5, "--sampler", "random", "--pruner", "none", *options)
+    result = kindling(*tune, "--trials", 3, "--sampler", "random", "--pruner", "none", *options)
     assert result.code == 0, result.err
     failed = [trial for trial in trials() if trial.state == TrialState.FAIL]
     assert failed
