@@ -80,6 +80,16 @@ def test_options_of_the_trainer_may_change_and_those_of_model_and_data_start_ano
     assert (RunMetadata.read(RUN).epochs, RunMetadata.read(NEXT).epochs) == (3, 2)
 
 
+def test_each_spelling_of_config_names_the_recipe(trained: Train) -> None:
+    trained(*TINY)
+    for same in (["-c", "one"], ["-c=one"], ["--config", "one"]):
+        change_record(RUN, status="stopped", commands=["kindling fit -cone"])
+        assert AutoResume.of(["-ctwo", *AUTO]) == AutoResume(["--config=two"])
+        resumed = AutoResume.of([*same, *AUTO])
+        assert resumed
+        assert str(RUN) in resumed.options
+
+
 def test_a_run_that_is_training_is_not_taken(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     change_record(RUN, status="running", process=living_process())

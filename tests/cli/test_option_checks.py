@@ -59,15 +59,13 @@ def test_nodes_of_one_run_do_not_draw_different_seeds(kindling: Command, monkeyp
     assert "set a number" in result.err
 
 
-@pytest.mark.parametrize("command", [["fit", "--nonsense"], ["nonsense"], ["fit", "--config", "missing.yaml"]])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_only_rank_zero_reports_a_mistake(
-    kindling: Command, monkeypatch: pytest.MonkeyPatch, command: list[str], launcher: str
-) -> None:
+def test_only_rank_zero_reports_a_mistake(kindling: Command, monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
     for name, value in LAUNCHERS[launcher].items():
         monkeypatch.setenv(name, "1" if value == "RANK" else value)
-    result = kindling(*command)
-    assert (result.code, result.err) == (2, "")
+    for command in (["fit", "--nonsense"], ["nonsense"], ["fit", "--config", "missing.yaml"]):
+        result = kindling(*command)
+        assert (result.code, result.err) == (2, "")
 
 
 def test_a_mistake_in_a_process_of_another_one_is_written_for_that_one(
@@ -198,8 +196,8 @@ def test_invalid_trainer_options_end_in_one_line(
     assert result.err.count("\n") == 1
     assert len(result.err) < 400
     assert " object at 0x" not in result.err
-    assert f"trainer.{option.split()[0]}" in result.err
-    assert "KINDLING_DEBUG" not in result.err  # it would be the text of Lightning
+    assert option.split()[0] in result.err
+    assert "KINDLING_DEBUG" not in result.err
     assert not Path("runs").exists()
 
 

@@ -176,7 +176,8 @@ def test_a_closed_pipe_is_not_an_error(folder: Path) -> None:
 def test_a_thousand_runs_are_listed_in_less_than_a_second(trained: Train) -> None:
     trained(*TINY)
     for number in range(1, 1000):
-        shutil.copytree(RUN, RUN.with_name(f"version_{number}"), ignore=shutil.ignore_patterns("*.ckpt", "*.png"))
+        unread = shutil.ignore_patterns("*.ckpt", "events.*", "report.html", "label_errors.csv", "predictions.csv")
+        shutil.copytree(RUN, RUN.with_name(f"version_{number}"), ignore=unread)
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

@@ -151,7 +151,7 @@ CLASSES = [getattr(package, name) for name in NAMES]
 def test_the_arguments_are_those_of_the_class(schema: dict[str, Any], cls: type) -> None:
     found = [each for path, each in schema["$defs"].items() if path.rpartition(".")[2] == cls.__name__]
     (definition,) = (each for each in found if "properties" in each)
-    assert set(definition["properties"]) == set(class_arguments(f"{cls.__module__}.{cls.__qualname__}"))
+    assert set(definition["properties"]) == set(class_arguments(cls))
     assert definition["additionalProperties"] is False
     assert definition["description"].split()[0] in (cls.__doc__ or "")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,20 @@ def tune(folder: Path) -> list[str]:
     return ["tune", *OPTIONS, "--search", "space.yaml", "--study", "tiny"]
 
 
+@pytest.fixture
+def study(kindling: Command, tune: list[str], run_cache: Path) -> dict[str, Any]:
+    """Return the summary of a study of four trials in `runs/tiny`, which are trained only once."""
+    if (run_cache / "study").exists():
+        shutil.copytree(run_cache / "study", STUDY)
+    else:
+        result = kindling(*tune, "--trials", 4, "--format", "json")
+        assert result.code == 0, result.err
+        shutil.copytree(STUDY, run_cache / "study")
+        assert json.loads(result.out) == json.loads((STUDY / "study.json").read_text())
+    summary: dict[str, Any] = json.loads((STUDY / "study.json").read_text())
+    return summary
+
+
 def trials(folder: Path = STUDY) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder}/study.db").get_trials()
 
@@ -46,20 +61,18 @@ def outcomes(folder: Path = STUDY) -> list[tuple[Any, ...]]:
     return [(one.number, one.state, one.params, one.values, one.intermediate_values) for one in trials(folder)]
 
 
-def test_trials_are_runs_whose_best_metric_is_the_value(kindling: Command, tune: list[str]) -> None:
-    result = kindling(*tune, "--trials", 4, "--format", "json")
-    assert result.code == 0, result.err
-    summary = json.loads(result.out)
-    assert summary == json.loads((STUDY / "study.json").read_text())
-    assert len(summary["trials"]) == 4
-    for trial in summary["trials"]:
+def test_trials_are_runs_whose_best_metric_is_the_value(kindling: Command, study: dict[str, Any]) -> None:
+    assert len(study["trials"]) == 4
+    for trial in study["trials"]:
         run = Run.read(Path(trial["run"]))
         assert trial["value"] == run.metadata.best["val/loss"]
         assert run.settings()["model.optimizer.lr"] == trial["options"]["model.optimizer.lr"]
         assert run.settings()["model.hidden"] == json.loads(trial["options"]["model.hidden"])
         assert not (run.path / "test_metrics.json").exists(), "the test split is not used"
-    values = [trial["value"] for trial in summary["trials"]]
-    assert summary["best"] == values.index(min(values))
+    values = [trial["value"] for trial in study["trials"]]
+    assert study["best"] == values.index(min(values))
+    best = STUDY / f"trial_{study['best']}/version_0"
+    assert find_checkpoint(STUDY) == best / "checkpoints/best.ckpt"
     listed = kindling("runs")
     assert all(f"tiny/trial_{number}/version_0" in listed.out for number in range(4))
     events = [path for path in STUDY.glob("trial_*/version_0/test/events*") if b"_hparams_" in path.read_bytes()]
@@ -70,8 +83,8 @@ def test_trials_are_runs_whose_best_metric_is_the_value(kindling: Command, tune:
     assert "trial_3" in page
 
 
-def test_a_trial_has_the_weights_of_fit_with_its_options(kindling: Command, tune: list[str]) -> None:
-    assert kindling(*tune, "--trials", 2).code == 0
+@pytest.mark.usefixtures("study")
+def test_a_trial_has_the_weights_of_fit_with_its_options(kindling: Command) -> None:
     run = STUDY / "trial_1/version_0"
     config = yaml.safe_load((STUDY / "best.yaml").read_text())
     assert "run_name" not in config
@@ -82,16 +95,13 @@ def test_a_trial_has_the_weights_of_fit_with_its_options(kindling: Command, tune
     assert different(ours, alone) == []
 
 
-def test_the_best_recipe_repeats_the_best_trial_and_is_tested(kindling: Command, tune: list[str]) -> None:
-    assert kindling(*tune, "--trials", 3).code == 0
-    best = json.loads((STUDY / "study.json").read_text())["best"]
+def test_the_best_recipe_repeats_the_best_trial_and_is_tested(kindling: Command, study: dict[str, Any]) -> None:
     assert kindling("fit", "--config", STUDY / "best.yaml").code == 0
-    ours, again = (
-        Path(f"{run}/checkpoints/best.ckpt") for run in (STUDY / f"trial_{best}/version_0", "runs/best/version_0")
-    )
+    best = STUDY / f"trial_{study['best']}/version_0"
+    ours, again = (Path(run, "checkpoints/best.ckpt") for run in (best, "runs/best/version_0"))
     assert different(ours, again) == []
     assert Path("runs/best/version_0/test_metrics.json").exists()
-    assert kindling("test", "--ckpt_path", STUDY / f"trial_{best}/version_0").code == 0
+    assert kindling("test", "--ckpt_path", best).code == 0
 
 
 def test_the_first_trial_is_the_recipe(kindling: Command, tune: list[str]) -> None:
@@ -126,7 +136,7 @@ def test_without_pruning_all_trials_are_complete(kindling: Command, tune: list[s
 def test_a_failed_trial_is_kept_with_its_reason(kindling: Command, tune: list[str]) -> None:
     Path("space.yaml").write_text("model.optimizer.lr: [0.01, 1.0e+30]\n")
     options = ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.01", "--model.batch_norm", "false"]
-    result = kindling(*tune, "--trials", 5, "--sampler", "random", "--pruner", "none", *options)
+    result = kindling(*tune, "--trials", 3, "--sampler", "random", "--pruner", "none", *options)
     assert result.code == 0, result.err
     failed = [trial for trial in trials() if trial.state == TrialState.FAIL]
     assert failed
@@ -274,12 +284,6 @@ def test_equal_trials_are_reported_too(kindling: Command, tune: list[str]) -> No
     assert (STUDY / "best.yaml").exists()
 
 
-def test_the_folder_of_a_study_is_its_best_trial(kindling: Command, tune: list[str]) -> None:
-    assert kindling(*tune, "--trials", 3).code == 0
-    best = json.loads((STUDY / "study.json").read_text())["best"]
-    assert find_checkpoint(STUDY) == STUDY / f"trial_{best}/version_0/checkpoints/best.ckpt"
-
-
 def test_a_folder_that_was_there_before_is_kept(kindling: Command, tune: list[str]) -> None:
     STUDY.mkdir(parents=True)
     (STUDY / "notes.txt").write_text("mine")
@@ -347,13 +351,13 @@ def test_an_error_of_all_trials_ends_the_study_and_leaves_nothing(kindling: Comm
     assert not Path("runs").exists()
 
 
+@pytest.mark.usefixtures("study")
 def test_another_search_space_needs_another_study(kindling: Command, tune: list[str]) -> None:
-    assert kindling(*tune, "--trials", 1).code == 0
     Path("space.yaml").write_text("model.hidden: [[4], [8]]")
-    result = kindling(*tune, "--trials", 2)
+    result = kindling(*tune, "--trials", 5)
     assert result.code == 2
     assert "is a study with different search space" in result.err
-    assert len(trials()) == 1
+    assert len(trials()) == 4
 
 
 @pytest.mark.parametrize(("recipe", "search"), [("quickstart", "cnn"), ("table_mlp", "table")])

@@ -22,24 +22,13 @@ Config = dict[str, Any]
 
 
 def config_from_checkpoint(
-    checkpoint: Path,
-    stored: dict[str, Any],
-    command: str,
-    typed: Sequence[str] = (),
-    configs: Sequence[Path] = (),
+    checkpoint: Path, stored: dict[str, Any], command: str, typed: Sequence[str], configs: Sequence[Path]
 ) -> Config:
     """Return the config with which a command uses a checkpoint.
 
     The model is that of the checkpoint. The rest comes from the `config.yaml` of the run; for a checkpoint outside a
     run, the data is that in the checkpoint. See `kindling.runs.untrusted_config` for the parts used from a run that was
     created elsewhere.
-
-    Args:
-        checkpoint: Path of the checkpoint.
-        stored: Contents of the checkpoint.
-        command: fit, validate, test or predict.
-        typed: Options on the command line.
-        configs: Config files on the command line.
 
     Raises:
         ValueError: If the run was created elsewhere, and its config would run code or read files outside the run.
@@ -72,19 +61,7 @@ def _config_of_run(path: Path) -> Config:
 def _check_code(
     config: Config, model: Config, checkpoint: Path, stored: dict[str, Any], command: str, typed: set[str]
 ) -> None:
-    """Check that a checkpoint and its run name only classes that may be imported, and that these are available.
-
-    Args:
-        config: Config of the run.
-        model: Class of the model and its arguments.
-        checkpoint: Path of the checkpoint.
-        stored: Contents of the checkpoint.
-        command: fit, validate, test or predict.
-        typed: Names of the model's arguments on the command line.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Raise ValueError if a checkpoint or its run names a class that may not be imported, or is not available."""
     plugins, surroundings = plugin_sources(stored, checkpoint), surroundings_of(checkpoint)
     check_class_paths(model, surroundings, plugins=plugins)
     data = [stored.get("datamodule_hyper_parameters", {}), config.get("data")]
@@ -98,14 +75,10 @@ def _check_code(
 
 
 def use_split_of_run(data: Config, run_folder: Path) -> None:
-    """Let a data module read its splits from the `split.csv` of a run, if there is one.
+    """Let a data module, whose config is changed in place, read its splits from the `split.csv` of a run, if any.
 
     This protects the test set: the rows that the run was trained on are never tested, even if the data or the seed has
     changed since.
-
-    Args:
-        data: Class of the data module and its arguments; changed in place.
-        run_folder: Folder of the run.
     """
     split = run_folder / "split.csv"
     if split.exists():

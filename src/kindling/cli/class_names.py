@@ -1,16 +1,21 @@
 """The classes that an option takes, and messages about invalid class names."""
 
+import ast
 import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from kindling.cli.plugin_source import source_classes
+from jsonargparse import ArgumentParser
+from jsonargparse._typehints import get_all_subclass_paths
+
 from kindling.utils.errors import UsageError
-from kindling.utils.plugins import ENGINE, describe_import_error
+from kindling.utils.plugins import ENGINE, LOADED, describe_import_error
 from kindling.utils.text import join_names, nearest, shorten
 
 # What the classes of an option are called, without and with an article.
@@ -29,25 +34,17 @@ BASES |= {"ClassificationDataModule", "AugmentedImages", "Averaging", "Optimizer
 
 
 def describe_unknown(key: str, name: str) -> str:
-    """Return one line about a name that is not one of the classes that an option takes.
-
-    Args:
-        key: Name of the option.
-        name: Short name or class path.
-    """
+    """Return one line about a name, or path, that is not one of the classes that an option takes."""
     noun, nouns = NOUNS.get(key, ("class", "a class that can be used here"))
     module = name.rpartition(".")[0]
     if name in BASES:
         return f"{name} is a base class: choose a subclass"
     if not module or not all(part.isidentifier() for part in name.split(".")):
-        known = [candidate for candidate in class_names(key) if candidate != name]
-        choices = (
-            f": choose from {join_names(known)}"
-            if len(known) <= MAX_CHOICES
-            else ": add custom classes with --plugin FILE"
-        )
-        near = _suggest_class(name, dict(zip(known, known, strict=True)))
-        return f"there is no {noun} {shorten(name, 60)}{near or choices}"
+        known = [path.rpartition(".")[2] for path in class_paths(key)]
+        choices = ": add custom classes with --plugin FILE"
+        if len(known) <= MAX_CHOICES:
+            choices = f": choose from {join_names(known)}"
+        return f"there is no {noun} {shorten(name, 60)}{_suggest_class(name, key) or choices}"
     if found := loaded_class(name):
         advice = f"{name} is a base class: choose a subclass with --{key} NAME"
         return advice if is_base(found) else f"{name} is not {nouns}"
@@ -55,33 +52,47 @@ def describe_unknown(key: str, name: str) -> str:
     if package in sys.modules or importlib.util.find_spec(package):
         missing = _missing_module(module)
         what = f"module {shorten(missing, 60)}" if missing else f"class {shorten(name, 60)}"
-        return f"there is no {what}{_suggest_class(name, _classes_beside(name, key))}"
+        return f"there is no {what}{_suggest_class(name, key)}"
     return f"there is no module {package} for {name}: add --plugin {package}.py, or install the package that has it"
 
 
-def _suggest_class(name: str, known: dict[str, str]) -> str:
-    """Return a hint with the class whose name is most similar; empty if none is.
+def _suggest_class(name: str, key: str) -> str:
+    """Return a hint with the class that an option takes whose name is most similar; empty if none is.
 
-    Args:
-        name: Short name or class path.
-        known: How to refer to each class, by its name; those of plug-in packages that are not imported are added.
+    For a path, only classes in the same package are similar. Those of plug-ins may be in modules that are not imported.
     """
     package, _, short = name.rpartition(".")
-    top = package.partition(".")[0]
-    paths = [path for path in source_classes() if loaded_class(path) is None and path.startswith(f"{top}." * bool(top))]
-    known = {path.rpartition(".")[2]: path for path in paths} | known
+    top = f"{package.partition('.')[0]}." if package else ""
+    hidden = [path for path in source_classes() if loaded_class(path) is None]
+    known = {path.rpartition(".")[2]: path for path in [*hidden, *class_paths(key)] if path.startswith(top)}
     near = nearest(short, known)
-    return f": did you mean {known[near]}?" if near else ""
+    if not near:
+        return ""
+    return f": did you mean {known[near] if package or known[near] in hidden else near}?"
 
 
-def _classes_beside(class_path: str, key: str) -> dict[str, str]:
-    """Return the path of each class that an option takes in the same package, by its name; same module first."""
-    module = class_path.rpartition(".")[0]
-    top = f"{module.partition('.')[0]}."
-    classes = [cls for cls in subclasses(key) if f"{cls.__module__}.".startswith(top)]
-    found = {cls.__name__: f"{cls.__module__}.{cls.__name__}" for cls in classes}
-    names = [cls.__name__ for cls in classes if loaded_class(f"{module}.{cls.__name__}") is cls]
-    return found | {name: f"{module}.{name}" for name in names}
+def source_classes() -> list[str]:
+    """Return the paths of all public derived classes in the packages of the plug-ins, without importing any module."""
+    packages = {plugin.package for plugin in LOADED.values()}
+    folders = [(package, folder) for package in packages for folder in getattr(sys.modules[package], "__path__", ())]
+    return [
+        f"{'.'.join([package, *module.parts])}.{name}".replace(".__init__.", ".")
+        for package, folder in folders
+        for path in sorted(Path(folder).rglob("*.py"))
+        if all(map(str.isidentifier, (module := path.relative_to(folder).with_suffix("")).parts))
+        for name in _derived_classes(path)
+    ]
+
+
+def _derived_classes(path: Path) -> Iterator[str]:
+    """Yield the names of the public classes with a base class in a file; none if it is not valid Python."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.bases and not node.name.startswith("_"):
+            yield node.name
 
 
 def _missing_module(module: str) -> str:
@@ -100,65 +111,48 @@ def _missing_module(module: str) -> str:
     return ""
 
 
-def class_arguments(class_path: str) -> list[str]:
+def class_arguments(cls: type) -> list[str]:
     """Return the names of the arguments of a class, including inherited ones."""
-    from jsonargparse import ArgumentParser  # loaded only when needed
-
-    added = ArgumentParser().add_class_arguments(resolve_name(class_path), "it", fail_untyped=False)
-    return [argument.removeprefix("it.") for argument in added]
+    added: list[str] = ArgumentParser(add_help=False).add_class_arguments(cls, fail_untyped=False)
+    return added
 
 
 def replacement_hint(message: str, model: str) -> str:
-    """Return how to set an option, or a loss, that only another model for such data takes, for an error message.
-
-    Args:
-        message: Message about an option of the model.
-        model: Name or path of the model's class.
-    """
+    """Return how to set an option, or a loss, that only another model takes; the message is about such an option."""
     option = re.match(r"(?:\w+ has no option )?model\.(\w+)", message)
-    classes = [cls for cls in subclasses("model") if cls.__name__ == model.rpartition(".")[2]]
-    if option is None or not classes:
+    paths = [path for path in class_paths("model") if path.rpartition(".")[2] == model.rpartition(".")[2]]
+    if option is None or not paths:
         return ""
-    own, hints = _arguments(classes[0]), []
+    cls: type = resolve_name(paths[0])
+    own, hints = class_arguments(cls), []
     for attribute, targets in (("regressor", "numbers as targets"), ("multilabel_classifier", "multi-label targets")):
-        other = getattr(classes[0], attribute, None)
+        other = getattr(cls, attribute, None)
         is_shared = option[1] in own and option[1] != "loss_function"  # of which each task has its own
-        if other is not None and not is_shared and option[1] in _arguments(other):
+        if other is not None and not is_shared and option[1] in class_arguments(other):
             hints.append(f"; for {targets}, add --model {other.__name__}")
-    transfer = [cls for cls in subclasses("model") if cls.__name__ == "TransferClassifier"]
-    if classes[0].__name__.startswith("CNN") and option[1] not in own and option[1] in _arguments(transfer[0]):
+    is_transfer = option[1] not in own and option[1] in class_arguments(resolve_name("kindling.TransferClassifier"))
+    if cls.__name__.startswith("CNN") and is_transfer:
         hints.append("; for transfer learning, use --config images_transfer")
     return "".join(hints)
 
 
-def _arguments(cls: type) -> list[str]:
-    return class_arguments(f"{cls.__module__}.{cls.__name__}")
+def class_paths(key: str) -> list[str]:
+    """Return the paths of the classes that an option takes; callbacks and loggers for an option of the Trainer."""
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule  # takes seconds to import
+    from lightning.pytorch.loggers import Logger
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
+    from kindling.training import Averaging
 
-def class_names(key: str) -> list[str]:
-    """Return the names of the classes that an option takes."""
-    return [cls.__name__ for cls in subclasses(key)]
-
-
-def subclasses(key: str) -> list[type]:
-    """Return the classes that an option takes."""
-    found: list[type] = []
-    classes: list[type] = []
-    for base in _bases(key):
-        classes += base.__subclasses__()
-    while classes:
-        cls = classes.pop()
-        if loaded_class(f"{cls.__module__}.{cls.__name__}") is cls and not is_base(cls):
-            found.append(cls)
-        classes += cls.__subclasses__()
-    return found
+    kinds = {"model": LightningModule, "data": LightningDataModule, "averaging": Averaging}
+    kinds |= {"model.optimizer": Optimizer, "model.lr_scheduler": LRScheduler}
+    return choosable_paths(kinds.get(key, Callback | Logger))
 
 
 def choosable_paths(kind: Any) -> list[str]:
     """Return the class paths that an option takes, given its type, without base classes."""
     # jsonargparse has no public function: https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
-    from jsonargparse._typehints import get_all_subclass_paths  # takes 0.2 s to import
-
     found = {path: loaded_class(path) for path in get_all_subclass_paths(kind, closed_types=False)}
     return [path for path, cls in found.items() if cls is not None and not is_base(cls)]
 
@@ -174,21 +168,3 @@ def is_base(found: object) -> bool:
     package = getattr(found, "__module__", "").partition(".")[0]
     is_known = package in ENGINE and getattr(found, "__name__", "") in BASES
     return inspect.isabstract(found) or is_known
-
-
-def _bases(key: str) -> tuple[type, ...]:
-    """Return the base classes of an option; callbacks and loggers for options of the Trainer."""
-    import torch  # imported only when needed: takes seconds
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule
-    from lightning.pytorch.loggers import Logger
-
-    from kindling.training import Averaging
-
-    bases: dict[str, tuple[type, ...]] = {
-        "model": (LightningModule,),
-        "data": (LightningDataModule,),
-        "averaging": (Averaging,),
-        "model.optimizer": (torch.optim.Optimizer,),
-        "model.lr_scheduler": (torch.optim.lr_scheduler.LRScheduler,),
-    }
-    return bases.get(key, (Callback, Logger))

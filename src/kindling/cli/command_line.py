@@ -6,10 +6,14 @@ AUTO = "auto"  # value of --ckpt_path: the run that the same command has started
 
 
 def group_options(typed: Sequence[str]) -> list[list[str]]:
-    """Return the options of a command line, each with its values."""
+    """Return the options of a command line, each with its values; -c VALUE, -c=VALUE and -cVALUE become --config."""
     options: list[list[str]] = []
     for part in typed:
-        if part.startswith(("--", "-c")) or not options:
+        if part == "-c":
+            part = "--config"
+        elif part.startswith("-c"):
+            part = f"--config={part[2:].removeprefix('=')}"
+        if part.startswith("--") or not options:
             options.append([part])
         else:
             options[-1].append(part)
@@ -18,8 +22,7 @@ def group_options(typed: Sequence[str]) -> list[list[str]]:
 
 def option_name(option: Sequence[str]) -> str:
     """Return the dotted name of an option, without `init_args` and without the `+` that appends to a list."""
-    name = option[0].partition("=")[0].removeprefix("--").replace("init_args.", "").removesuffix("+")
-    return "config" if name.startswith("-c") else name
+    return option[0].partition("=")[0].removeprefix("--").replace("init_args.", "").removesuffix("+")
 
 
 def option_values(option: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from kindling.cli.checkpoint_config import config_from_checkpoint
 from kindling.cli.command_line import AUTO, group_options, option_name, option_values
 from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.cli.recipes import find_recipes
-from kindling.cli.yaml_files import check_typed, read_yaml
+from kindling.cli.yaml_files import check_typed, read_recipes
 from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.runs.checkpoints import read_checkpoint, restore_last
 from kindling.runs.find_checkpoint import find_checkpoint
@@ -28,6 +28,7 @@ class Sources:
     Attributes:
         typed: Options on the command line, with the paths of recipes instead of their names.
         configs: Config files among them.
+        recipes: Contents of these files.
         checkpoint: The checkpoint of `--ckpt_path`, if given.
         stored: Contents of the checkpoint.
         stored_config: Config of the checkpoint's run; options on the command line override it.
@@ -36,6 +37,7 @@ class Sources:
 
     typed: list[str]
     configs: list[Path]
+    recipes: list[dict[str, Any]]
     checkpoint: Path | None
     stored: dict[str, Any]
     stored_config: dict[str, Any]
@@ -57,8 +59,7 @@ class Sources:
         parser.add_argument("-c", "--config", action="append", default=[])
         named, others = parser.parse_known_args(typed)
         configs = [Path(config) for config in named.config]
-        for path in filter(Path.is_file, configs):
-            read_yaml(path)  # raises UsageError if it is invalid
+        recipes = read_recipes(configs)
         checkpoint, stored, config = None, {}, {}
         if named.ckpt_path is not None:
             if command == "fit":
@@ -73,17 +74,12 @@ class Sources:
                     raise UsageError(f"there is no option {name}: did you mean ckpt_path?")
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
         given = typed_arguments("model", typed, configs) | argument_names(config.get("model"))
-        return cls(typed, configs, checkpoint, stored, config, given.intersection(DATA_ARGUMENTS))
+        return cls(typed, configs, recipes, checkpoint, stored, config, given.intersection(DATA_ARGUMENTS))
 
     @property
     def option_names(self) -> set[str]:
         """Names of the options on the command line."""
         return {option_name(option) for option in group_options(self.typed)}
-
-    @property
-    def recipes(self) -> list[dict[str, Any]]:
-        """Contents of the config files, without YAML on the command line."""
-        return [read_yaml(path) for path in self.configs if path.is_file()]
 
     @property
     def model(self) -> str:

@@ -1,6 +1,5 @@
 """The options of commands that read the data of a recipe and train nothing."""
 
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from jsonargparse._actions import ActionConfigFile
 from lightning.pytorch import LightningDataModule
 
 from kindling.cli.class_names import NOUNS
+from kindling.cli.command_line import group_options, option_name, option_values
 from kindling.cli.config_sources import classes_first
 from kindling.cli.original_error import OriginalError
 from kindling.cli.parser import KindlingArgumentParser
@@ -63,14 +63,15 @@ def _data_options(typed: Sequence[str]) -> tuple[list[str], int]:
     """Replace each `--config RECIPE` with the recipe's data section; also return the seed."""
     arguments: list[str] = []
     recipes: list[dict[str, Any]] = []
-    words = iter(typed)
-    for word in words:
-        if not (found := re.fullmatch(r"--config(?:=(.*))?|-c=?(.*)", word, re.DOTALL)):
-            arguments.append(word)
+    for option in group_options(typed):
+        if option_name(option) != "config":
+            arguments += option
             continue
-        recipes.append(_read_recipe(found[1] or found[2] or next(words, "")))
+        recipe, *others = option_values(option) or [""]
+        recipes.append(_read_recipe(recipe))
         if (data := recipes[-1].get("data")) is not None:
             arguments += ["--config", yaml.safe_dump({"data": data})]
+        arguments += others
     return arguments, seed_of(recipes)
 
 

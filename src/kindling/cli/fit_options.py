@@ -53,14 +53,7 @@ def add_fit_options(
 
 
 def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, trains: bool) -> None:
-    """Raise ValueError if nothing would be trained or evaluated.
-
-    Args:
-        command: fit, validate, test or predict.
-        trainer: Options of the Trainer.
-        tests: Whether `fit` tests at the end.
-        trains: Whether the model has something to train.
-    """
+    """Raise ValueError if a command would evaluate nothing although it tests, or train nothing although it trains."""
     split = {"fit": "test", "validate": "val"}.get(command, command)
     if trainer[f"limit_{split}_batches"] == 0 and tests:
         fix = "set --test_after_fit false" if command == "fit" else "set at least 1"
@@ -69,10 +62,6 @@ def check_nonempty_run(command: str, trainer: Mapping[str, Any], tests: bool, tr
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if command == "fit" and trains and trainer[name] == 0:
             raise ValueError(f"--trainer.{name} 0 trains nothing: set at least 1")
-    time = trainer["max_time"]
-    amounts = time.values() if isinstance(time, dict) else [time.strip("0:") if isinstance(time, str) else time]
-    if command == "fit" and trains and time is not None and not any(amounts):
-        raise ValueError("--trainer.max_time 0 trains nothing: set a longer time")
 
 
 def check_validation(model: LightningModule, trainer: Mapping[str, Any]) -> None:

@@ -46,11 +46,7 @@ class Fitter:
     is_trained: bool
 
     def train(self, **kwargs: Any) -> None:
-        """Train the model, and record its splits.
-
-        Args:
-            **kwargs: Arguments of `Trainer.fit`.
-        """
+        """Train the model with arguments of `Trainer.fit`, and record its splits."""
         if self.session and isinstance(self.data, BaseDataModule):
             rank_zero_only(self.data.write_split)(self.session.path)
         print_model(self.model, self._run_folder, self.trainer)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
@@ -150,7 +151,7 @@ class KindlingCLI(LightningCLI):
             return trainer
         except BaseException as error:  # Ctrl-C leaves no empty folder either
             self._clean_up()
-            if isinstance(error, TypeError | RuntimeError):  # invalid values of Trainer options
+            if isinstance(error, TypeError | RuntimeError | MisconfigurationException):  # invalid Trainer options
                 raise ValueError(f"the Trainer can't be built: {error}") from error
             raise
 

@@ -18,11 +18,7 @@ REPLACEMENTS: dict[object, str] = {"regression": "regressor", "multilabel": "mul
 
 
 def model_for_data(kind: type[LightningModule], data: LightningDataModule | None) -> type[LightningModule]:
-    """Return the class of the model for the targets of a data module.
-
-    Args:
-        kind: The class in the config, which is returned unless it is a classifier with a model for the targets.
-        data: The data module.
+    """Return the class of the model for the targets of a data module: another one if a classifier names it.
 
     Raises:
         ValueError: If the model predicts something else than the targets.
@@ -42,19 +38,13 @@ def dropped_arguments(
 ) -> set[str]:
     """Print that a classifier is replaced, and return the names of its arguments that the other model does not get.
 
-    Args:
-        kind: The classifier.
-        model: The model that replaces it.
-        arguments: Arguments of the classifier.
-        typed: Names of the options on the command line.
-
     Raises:
         UsageError: If the command line sets an argument that the other model lacks.
     """
     task = model.task if issubclass(model, BaseTask) else None
     targets = f"the targets are {TARGETS[task][0]}" if task else ""
     defaults = {name: default_of(kind, name) for name in arguments}
-    lacking = arguments.keys() - {*class_arguments(f"{model.__module__}.{model.__name__}")}
+    lacking = arguments.keys() - {*class_arguments(model)}
     unused = [name for name in arguments if name in lacking and arguments[name] not in (None, defaults[name])]
     if refused := [name for name in unused if f"model.{name}" in typed]:
         raise UsageError(f"{model.__name__} has no {join_names(refused)}: {targets}")

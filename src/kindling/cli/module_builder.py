@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Collection
+from pkgutil import resolve_name
 from typing import Any
 
-from jsonargparse._util import import_object
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
@@ -69,7 +69,7 @@ class ModuleBuilder:
     def _take_over_states(self, data: LightningDataModule) -> None:
         """Let the data module of an ensemble take over the fitted states of the members."""
         model = self.cli.config[self.command]["model"]
-        kind = import_object(model["class_path"]) if model else None
+        kind = resolve_name(model["class_path"]) if model else None
         if isinstance(kind, type) and issubclass(kind, EnsembleModel):
             take_over_states(data, model["init_args"].get("checkpoints") or ())
 

@@ -57,7 +57,7 @@ def run(command: str, options: Sequence[str]) -> None:
     if (SHARE / ".git").exists() and _git(SHARE, "status", "--porcelain"):
         say(f"note: {SHARE} has uncommitted changes; `copier update` needs a commit to compare with")
     say(f"{count_noun(written, 'file', 'files')} written to {typed.folder}; next:")
-    cd = [] if folder == Path.cwd() else [f"cd {_quoted(typed.folder)}"]
+    cd = [] if folder == Path.cwd() else [f"cd {shlex.quote(os.path.expanduser(typed.folder))}"]
     print(*(f"  {command}" for command in (*cd, "make train", "make test")), sep="\n")
     if local := re.search(r'"kindling-ml @ ((?:git\+)?file:.*)"', (folder / "pyproject.toml").read_text("utf-8")):
         say(
@@ -109,12 +109,6 @@ def _check_folder(folder: Path, typed: Path) -> None:
         raise UsageError(f"{folder} already exists and is not an empty folder: choose another, such as {free}")
     if SHARE in folder.parents:
         raise UsageError(f"{folder} is inside {SHARE}, the folder of Kindling: choose another")
-
-
-def _quoted(folder: str) -> str:
-    """Return a folder quoted for a shell, apart from a leading ~."""
-    home, slash, rest = folder.partition("/")
-    return f"{home}{slash}{shlex.quote(rest)}" if home == "~" and rest else shlex.quote(folder)
 
 
 def _engine(engine: str) -> str:
@@ -194,12 +188,11 @@ def _begin_history(folder: Path) -> None:
         return
     has_author = _git(folder, "config", "user.email")
     author = [] if has_author else ["-c", "user.name=kindling", "-c", "user.email=kindling@localhost"]
-    message = f"Begin with the template of Kindling {__version__}"
-    initialized = _git(folder, "init", "--quiet", "--initial-branch", "main") is not None
-    added = initialized and _git(folder, "add", "--all") is not None
-    if not added or _git(folder, *author, "commit", "--quiet", "--message", message) is None:
-        failed = "commit" if added else "add" if initialized else "init"
-        print(f"kindling: git {failed} failed: the project is not committed", file=sys.stderr)
+    commit = ["commit", "--quiet", "--message", f"Begin with the template of Kindling {__version__}"]
+    for command in (["init", "--quiet", "--initial-branch", "main"], ["add", "--all"], commit):
+        if _git(folder, *author, *command) is None:
+            print(f"kindling: git {command[0]} failed: the project is not committed", file=sys.stderr)
+            return
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

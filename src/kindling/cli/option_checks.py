@@ -3,11 +3,11 @@
 import os
 import random
 from collections.abc import Iterable
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse._util import import_object
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.cli.config_sources import Sources
@@ -20,11 +20,6 @@ from kindling.utils.launch import find_launch
 
 def check_config(parser: ArgumentParser, config: Namespace, sources: Sources) -> None:
     """Check the combined options of a command, and draw a random seed if requested, in place.
-
-    Args:
-        parser: Parser of the command.
-        config: Options of the command, with defaults.
-        sources: Options on the command line, and the files that they name.
 
     Raises:
         UsageError: If an option is missing, null, of the wrong type or without effect.
@@ -78,13 +73,7 @@ def _sets_only_learning_rate(recipes: Iterable[dict[str, Any]]) -> bool:
 
 
 def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> None:
-    """Raise UsageError if an option that must have a value is null, which jsonargparse does not check.
-
-    Args:
-        parser: Parser of the options.
-        config: Values of the options.
-        group: Prefix of the options, such as `model.`.
-    """
+    """Raise UsageError if an option that must have a value is null, which jsonargparse does not check."""
     for action in parser._actions:
         name, kind, value = action.dest, getattr(action, "_typehint", Any), config.get(action.dest)
         for item in value if isinstance(value, list) else [value]:
@@ -104,7 +93,7 @@ def _describe(kind: Any) -> str:
 
 def _class_parser(class_path: str) -> ArgumentParser:
     """Return a parser of the arguments of a class; without arguments if `class_path` is a function."""
-    parser, found = ArgumentParser(exit_on_error=False), import_object(class_path)
+    parser, found = ArgumentParser(exit_on_error=False), resolve_name(class_path)
     if isinstance(found, type):
         parser.add_class_arguments(found, fail_untyped=False)
     return parser
@@ -114,11 +103,8 @@ def _takes_null(kind: Any) -> bool:
     return kind in (Any, NoneType) or (get_origin(kind) in (Union, UnionType) and any(map(_takes_null, get_args(kind))))
 
 
-def draw_seed(nodes: int = 1) -> int:
-    """Draw a random seed, the same in all processes of a distributed run.
-
-    Args:
-        nodes: Number of machines that train together.
+def draw_seed(nodes: int) -> int:
+    """Draw a random seed, the same in all processes of a distributed run on some machines.
 
     Raises:
         UsageError: In all processes, if the launcher does not share the seed; if only one failed, the rest would hang.

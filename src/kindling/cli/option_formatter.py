@@ -3,7 +3,6 @@
 import re
 import shutil
 from argparse import SUPPRESS, Action, HelpFormatter
-from collections.abc import Iterable
 from copy import copy
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -73,19 +72,13 @@ def _described(action: Action) -> str:
         facts += [" or ".join(choices) if len(choices) < 3 else ", ".join(choices)] * (not _are_few(choices))
         facts += [", ".join(classes)]
     if action.required and action.option_strings:
-        facts.append("from the data" if name in _data_arguments() else "required")
+        from kindling.models.data_arguments import DATA_ARGUMENTS  # imports torch, which `new --help` does not need
+
+        facts.append("from the data" if name in DATA_ARGUMENTS else "required")
     elif action.nargs != 0 and action.default not in HIDDEN_DEFAULTS:
         facts.append(f"default: {_shown(action.default)}")
     shown = "; ".join(filter(None, facts))
     return " ".join(filter(None, [action.help, shown and f"[{shown}]"]))
-
-
-def _data_arguments() -> Iterable[str]:
-    from kindling.models.data_arguments import (
-        DATA_ARGUMENTS,  # imports torch, which `kindling new --help` does not need
-    )
-
-    return DATA_ARGUMENTS
 
 
 def _parts(action: Action) -> list[Any]:
@@ -113,7 +106,7 @@ def _classes(action: Action) -> list[str]:
     """Return the short names of the classes that an option takes, without base classes."""
     if not hasattr(action, "_typehint"):
         return []
-    from kindling.cli.class_names import choosable_paths
+    from kindling.cli.class_names import choosable_paths  # jsonargparse takes 0.2 s to import
 
     paths = choosable_paths(action._typehint)
     if len(paths) > MAX_CLASSES:

@@ -139,7 +139,7 @@ def refused_option(message: Message) -> str:
     if not (found := message.find(r"Option '([^']+)' is not accepted")):
         return ""
     owners = message.owners
-    known = class_arguments(owners[-1]) if owners else message.options
+    known = class_arguments(resolve_name(owners[-1])) if owners else message.options
     *path, name = ".".join(filter(None, [message.key, found[1]])).split(".")
     group = "".join(f"{part}." for part in path)
     subject = f"{owners[-1].rpartition('.')[2]} has" if owners and len(path) == 1 else "there is"

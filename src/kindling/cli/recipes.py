@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kindling.cli.command_line import group_options, option_name, option_values
 from kindling.utils.errors import UsageError
 from kindling.utils.text import join_names, suggest
 
@@ -34,10 +35,7 @@ def find_search_space(typed: str) -> str:
 
 
 def find_recipe(typed: str) -> str:
-    """Return the path of a recipe; inline YAML is returned unchanged.
-
-    Args:
-        typed: Value of `--config`: a path, a name such as `quickstart` or `with/bf16`, or inline YAML.
+    """Return the path of a recipe, given as path or as name such as `with/bf16`; return inline YAML unchanged.
 
     Raises:
         UsageError: If there is no such file or recipe, with the most similar one.
@@ -56,12 +54,16 @@ def find_recipe(typed: str) -> str:
 def find_recipes(options: Sequence[str]) -> list[str]:
     """Return the options of a command with the names of recipes replaced by their paths."""
     found: list[str] = []
-    for option in options:
-        flag, name = re.match(r"(--config=|-c=?|)(.*)", option, re.DOTALL).groups()  # type: ignore[union-attr]
-        follows = bool(found) and found[-1] in ("-c", "--config")
-        is_recipe = follows or (flag and name)
-        found.append(f"{'' if follows else flag}{find_recipe(option if follows else name)}" if is_recipe else option)
+    for option in group_options(options):
+        if option_name(option) == "config" and (values := option_values(option)):
+            option = [f"--config={find_recipe(values[0])}", *values[1:]]
+        found += option
     return found
+
+
+def first_recipe(configs: Sequence[Path]) -> str:
+    """Return the name of the first config file that is no overlay; empty if there is none."""
+    return next((path.stem for path in configs if path.parent.name != "with"), "")
 
 
 def list_recipes() -> dict[str, Path]:

@@ -12,18 +12,16 @@ from typing import Any
 
 from kindling.cli.fold_results import combine_folds, predict_command
 from kindling.cli.jobs import Job, run_jobs
-from kindling.cli.option_formatter import OptionFormatter
-from kindling.cli.recipes import DEFAULT_SEED, find_recipes, seed_of
-from kindling.cli.shared_options import check_options, shared_options
-from kindling.cli.yaml_files import read_yaml
+from kindling.cli.recipes import DEFAULT_SEED, first_recipe, seed_of
+from kindling.cli.shared_options import new_parser, parse, shared_options
+from kindling.cli.yaml_files import read_recipes
 from kindling.runs.folders import ENSEMBLE, LABEL_ERRORS, RUNS, check_run_name, remove_folder, written_checkpoints
 from kindling.runs.repeat_results import plot_repeat, repeat_table, summarize
 from kindling.runs.repeats import Repeat, digest_files, is_finished
 from kindling.runs.run import Run
 from kindling.utils.console import say
-from kindling.utils.errors import UsageError, UsageErrorParser
+from kindling.utils.errors import UsageError
 from kindling.utils.files import remove_temporary_files, write_json
-from kindling.utils.plugins import add_option
 from kindling.utils.text import count_noun, format_metric, program_name
 
 USAGE_ERROR = 2  # exit code
@@ -40,11 +38,9 @@ def run(command: str, options: Sequence[str]) -> None:
     """Train all runs that are not finished yet; print their summary, and write it into their folder."""
     typed, shared = _parse(options)
     configs = [Path(config) for config in typed.config]
-    contents = [read_yaml(path) for path in configs if path.is_file()]
-    recipes = [path.stem for path in configs if path.parent.name != "with"]
-    repeat = Repeat.open(
-        typed.run_name or (recipes or ["repeat"])[0], shared, _members(typed, contents), digest_files(shared, contents)
-    )
+    contents = read_recipes(configs)
+    name = typed.run_name or first_recipe(configs) or "repeat"
+    repeat = Repeat.open(name, shared, _members(typed, contents), digest_files(shared, contents))
     remove_temporary_files(repeat.path)
     is_json = typed.format == "json"
     try:
@@ -82,32 +78,21 @@ def run(command: str, options: Sequence[str]) -> None:
 
 def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options of this command, and the options of `fit` that all runs share."""
-    name = program_name()
-    parser = UsageErrorParser(
-        f"{name} repeat",
-        usage=f"{name} repeat (--seeds N | --folds N) [OPTIONS] [OPTIONS OF FIT]",
-        description=DESCRIPTION,
-        formatter_class=OptionFormatter,
-    )
-    for option, default, text in (
-        ("--seeds", None, "Number of runs, each with another seed."),
-        ("--folds", None, "Number of folds for cross-validation: each is the test split of one run."),
-        ("--seed_everything", None, f"First seed. [default: that of the recipe, or {DEFAULT_SEED}]"),
-        ("--jobs", 1, "Runs to train at the same time; they share the cores."),
+    parser = new_parser("repeat", "(--seeds N | --folds N) [OPTIONS] [OPTIONS OF FIT]", DESCRIPTION)
+    for option, text in (
+        ("--seeds", "Number of runs, each with another seed."),
+        ("--folds", "Number of folds for cross-validation: each is the test split of one run."),
+        ("--seed_everything", f"First seed. [default: that of the recipe, or {DEFAULT_SEED}]"),
     ):
-        parser.add_argument(option, type=int, metavar="N", default=default, help=text)
+        parser.add_argument(option, type=int, metavar="N", help=text)
     parser.add_argument(
         "--groups", metavar="COLUMN", help="Column of groups that stay in one fold: short for --data.groups."
     )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
     parser.add_argument("--run_name", metavar="NAME", help="Folder in runs/. [default: name of the first --config]")
-    parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
-    add_option(parser)
-    typed, others = parser.parse_known_args(find_recipes(options))
-    parser.check_typos(others)
+    jobs = "Runs to train at the same time; they share the cores."
+    typed, others = parse(parser, options, jobs, {"seeds": 2, "folds": 2})
     if (typed.seeds is None) == (typed.folds is None):
         raise UsageError("give the number of runs, either --seeds N or --folds N")
-    check_options(typed, others, {"seeds": 2, "folds": 2, "jobs": 1})
     if typed.run_name is not None:
         check_run_name(typed.run_name)
     if typed.groups is not None:

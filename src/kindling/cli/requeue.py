@@ -16,11 +16,6 @@ def end_stopped(stop: KeyboardInterrupt, command: str, options: Sequence[str]) -
 
     SIGTERM requeues nothing: Slurm sends it to preempted jobs, which it requeues itself, and to canceled ones, which
     would be restarted. Nor does a command that would start over.
-
-    Args:
-        stop: The exception that the signal has raised.
-        command: Name of the command.
-        options: Its options.
     """
     if not isinstance(stop, Terminated):
         return 1

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from kindling.cli.recipes import first_recipe
 from kindling.runs.folders import RUNS, check_run_name, is_last, new_run, remove_folder, run_folder_of
 from kindling.runs.metadata import FILE, RunMetadata, check_is_free, recipe_name
 from kindling.runs.signatures import sign
@@ -106,12 +107,7 @@ class RunSession:
         ]
 
     def loggers(self, asked: list[Logger] | Logger | bool | None, steps: int | None) -> list[Logger]:
-        """Return the loggers of the run and those of `--trainer.logger`; an empty list if that is False.
-
-        Args:
-            asked: The value of `--trainer.logger`.
-            steps: Optimizer steps of the checkpoint to start from, if any.
-        """
+        """Return the loggers of the run and those of `--trainer.logger`, `asked`; an empty list if that is False."""
         if asked is False:
             return []
         others = asked if isinstance(asked, list) else [asked] if isinstance(asked, Logger) else []
@@ -143,20 +139,13 @@ def best_checkpoint_callback(trainer: Trainer) -> BestCheckpoint | None:
 
 
 def run_name(name: str | None, configs: Sequence[Path], parts: Sequence[object]) -> str:
-    """Return the run name: `--run_name`, or else the name of the first recipe, or else the class names.
-
-    Args:
-        name: Value of `--run_name`.
-        configs: Config files on the command line.
-        parts: Model and data module; the latter may be None.
+    """Return the run name: `--run_name`, else that of the first recipe, else the classes of model and data.
 
     Raises:
         UsageError: If the name is not a valid folder.
     """
     if name is None:
-        recipes = [config.stem for config in configs if config.parent.name != "with"]
-        classes = "-".join(type(part).__name__ for part in parts if part is not None)
-        name = (recipes or [classes])[0]
+        name = first_recipe(configs) or "-".join(type(part).__name__ for part in parts if part is not None)
     check_run_name(name)
     return name
 

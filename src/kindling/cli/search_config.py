@@ -12,7 +12,7 @@ import yaml
 
 from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.recipes import seed_of
-from kindling.cli.yaml_files import read_yaml
+from kindling.cli.yaml_files import read_recipes, read_yaml
 from kindling.runs.repeats import digest_files
 from kindling.tuning.search_space import SearchSpace
 from kindling.utils.errors import UsageError
@@ -51,7 +51,7 @@ class SearchConfig:
         Raises:
             UsageError: If they are invalid.
         """
-        contents = [read_yaml(Path(config)) for config in typed.config if Path(config).is_file()]
+        contents = read_recipes(list(map(Path, typed.config)))
         seed = seed_of(contents) if typed.seed_everything is None else typed.seed_everything
         shared = [*shared, f"--seed_everything={seed}"]
         load_plugins(shared)  # what they print when they are imported is not part of the config

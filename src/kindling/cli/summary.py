@@ -34,12 +34,7 @@ def print_threshold(model: LightningModule) -> None:
 
 
 def print_early_stop_reason(trainer: Trainer, run_folder: Path | None) -> None:
-    """Print why training stopped early, if it did, and how to resume it.
-
-    Args:
-        trainer: The trainer after `fit`.
-        run_folder: The run folder; None if no files are written.
-    """
+    """Print why training stopped early, if it did, and how to resume it in its run folder."""
     stoppers = [each for each in trainer.early_stopping_callbacks if each.stopping_reason_message]
     if trainer.should_stop and stoppers:
         stopper = stoppers[0]

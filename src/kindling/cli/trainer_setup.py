@@ -48,10 +48,6 @@ BAREBONES = {
 def prepare_options(options: MutableMapping[str, Any], config: Namespace) -> None:
     """Check the options of the Trainer, and replace those that Kindling handles differently, in place.
 
-    Args:
-        options: Options of the Trainer, with instances of classes.
-        config: Options of the command, which `config.yaml` stores.
-
     Raises:
         ValueError: If an option is out of range.
     """
@@ -85,13 +81,9 @@ def replace_spawn(strategy: Any) -> Any:
 
 
 def add_run(options: MutableMapping[str, Any], config: Namespace, session: RunSession, steps: int | None) -> None:
-    """Let a Trainer write into a run folder, by its loggers and profiler; `options` are changed in place.
+    """Let a Trainer, whose options are changed in place, write into a run folder.
 
-    Args:
-        options: Options of the Trainer.
-        config: Options of `fit`.
-        session: The run.
-        steps: Optimizer steps of the checkpoint from which the training resumes, if it does.
+    `steps` is the number of optimizer steps of the checkpoint from which the training resumes, if it does.
     """
     session.resume.every_n_minutes = config["checkpoint"]["every_n_minutes"]
     session.resume.every_n_steps = config["checkpoint"]["every_n_steps"]

@@ -7,17 +7,15 @@ from contextlib import closing
 from pathlib import Path
 
 from kindling.cli.jobs import Job, run_jobs
-from kindling.cli.option_formatter import OptionFormatter
-from kindling.cli.recipes import find_recipes, find_search_space
-from kindling.cli.shared_options import OF_SINGLE_RUNS, check_options, shared_options
+from kindling.cli.recipes import find_search_space, first_recipe
+from kindling.cli.shared_options import new_parser, parse, shared_options
 from kindling.runs.folders import check_run_name
 from kindling.utils.console import say, silence_libraries
 from kindling.utils.cores import share_of_cores
-from kindling.utils.errors import UsageError, UsageErrorParser
+from kindling.utils.errors import UsageError
 from kindling.utils.launch import find_launch
 from kindling.utils.optional import require_extra
-from kindling.utils.plugins import add_option
-from kindling.utils.text import count_noun, program_name
+from kindling.utils.text import count_noun
 
 SAMPLERS = ("tpe", "random", "qmc", "gp")
 PRUNERS = ("median", "hyperband", "none")
@@ -61,13 +59,8 @@ def run(command: str, options: Sequence[str]) -> None:
 
 def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options of this command, and the options of `fit` that all trials share."""
-    name = program_name()
-    parser = UsageErrorParser(
-        f"{name} tune",
-        usage=f"{name} tune --search FILE (--trials N | --timeout TIME) [OPTIONS] [OPTIONS OF FIT]",
-        description=DESCRIPTION,
-        formatter_class=OptionFormatter,
-    )
+    usage = "--search FILE (--trials N | --timeout TIME) [OPTIONS] [OPTIONS OF FIT]"
+    parser = new_parser("tune", usage, DESCRIPTION)
     parser.add_argument("--search", metavar="FILE", help="Search space: a YAML file, or a name in configs/search/.")
     parser.add_argument("--trials", type=int, metavar="N", help="Number of trials, including earlier ones.")
     parser.add_argument("--timeout", type=_seconds, metavar="TIME", help="Start no trial after 90s, 30m or 8h.")
@@ -76,23 +69,16 @@ def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="Algorithm that suggests values.")
     parser.add_argument("--pruner", choices=PRUNERS, default="median", help="Rule that stops bad trials early.")
     parser.add_argument("--seed_everything", type=int, metavar="N", help="Seed of all trials and of the suggestions.")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", default=1, help="Trials at the same time; they share the cores."
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of several jobs
-    parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
-    add_option(parser)
-    typed, others = parser.parse_known_args(find_recipes(options))
-    parser.check_typos(others)
+    jobs = "Trials at the same time; they share the cores."
+    typed, others = parse(parser, options, jobs, {"trials": 1}, ("--run_name", "--test_after_fit"))
     if typed.search is None:
         raise UsageError("give a search space: --search FILE, or a name in configs/search/")
     if typed.trials is None and typed.timeout is None:
         raise UsageError("give the number of trials, --trials N, or a time, --timeout 30m")
-    check_options(typed, others, {"trials": 1, "jobs": 1}, (*OF_SINGLE_RUNS, "--run_name", "--test_after_fit"))
     typed.search = find_search_space(typed.search)
-    recipes = [Path(config).stem for config in typed.config if Path(config).parent.name != "with"]
-    typed.study = typed.study or f"{(recipes or ['study'])[0]}_{Path(typed.search).stem}"
+    recipe = first_recipe(list(map(Path, typed.config))) or "study"
+    typed.study = typed.study or f"{recipe}_{Path(typed.search).stem}"
     check_run_name(typed.study, "--study")
     return typed, shared_options(typed, others)
 

@@ -121,12 +121,7 @@ class Search:
             say("  " + as_command("kindling", "fit --config", recipe))
 
     def _train(self, trial: Trial, show: Callable[[str], None]) -> FrozenTrial:
-        """Train a trial, or resume it, and store its result.
-
-        Args:
-            trial: The trial.
-            show: Receives the progress after each epoch.
-        """
+        """Train a trial, or resume it, and store its result; `show` receives the progress after each epoch."""
         study, failure, run, limit = self.study, "", self._find_run(trial.number), MAX_FAILURES
 
         def decide(epoch: int, value: float, may_stop: bool) -> bool:

@@ -1,6 +1,5 @@
 """Read YAML configs, with errors that name the file, the line and the key."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from kindling.cli.recipe_checks import add_space, check_layout, find_missing_space
+from kindling.cli.command_line import group_options, option_name, option_values
+from kindling.cli.recipe_checks import add_space, check_recipe, check_value, find_missing_space, show
 from kindling.runs.untrusted_config import check_size
 from kindling.utils.errors import UsageError
-from kindling.utils.text import shorten
 
 # Parts of PyYAML's messages about common mistakes, with the fix.
 FIXES = {
@@ -57,82 +56,41 @@ def read_yaml(config: Path) -> dict[str, Any]:
         read = yaml.load(text, Loader=_UniqueKeyLoader)
     except UnicodeDecodeError as error:
         raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UsageError(
-            f"{config} is not valid YAML, line {line}: remove the control character U+{error.character:04X}"
-        ) from error
     except yaml.MarkedYAMLError as error:
         raise UsageError(f"{config} is not valid YAML{_explain(error, text)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-02-31, or deep nesting
         raise UsageError(f"{config} is not valid YAML: {error}") from error
     if not isinstance(read, dict):
         hint = add_space(str(read).split("\n")[0])
-        raise UsageError(f"{config}: {hint or f'must contain options such as seed_everything: 1, got {_shown(read)}'}")
+        raise UsageError(f"{config}: {hint or f'must contain options such as seed_everything: 1, got {show(read)}'}")
     try:
         check_size(read)
     except ValueError as error:
         raise UsageError(f"{config} is {error}") from error
-    check_layout(read, config)
-    _check_options(read, "", f"{config}: ")
+    check_recipe(read, config)
     return read
 
 
+def read_recipes(configs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the contents of config files, without YAML on the command line."""
+    return [read_yaml(path) for path in configs if path.is_file()]
+
+
 def check_typed(options: Sequence[str]) -> None:
-    """Raise UsageError if the value of an option is a mapping or list with an invalid option name as a key.
-
-    Args:
-        options: Options on the command line.
-    """
-    for previous, option in zip(["", *options], options, strict=False):
-        name, _, value = option.partition("=") if option.startswith("--") else (previous, "", option)
-        if not value.startswith(("{", "[")):
-            continue
-        try:
-            read = yaml.safe_load(value)
-            check_size(read)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            continue  # it may be text
-        if name == "--config" and isinstance(read, dict):
-            _check_options(read, "", "--config: ")
-        _check_value(read, name.removeprefix("--"), "")
-
-
-def _check_options(options: dict[Any, Any], group: str, source: str) -> None:
-    """Check a mapping of options, and the mappings nested in it."""
-    for key, value in options.items():
-        if not re.fullmatch(r"\w[\w.+]*", key if isinstance(key, str) else ""):
-            raise UsageError(f"{source}there is no option {_shown(key)}{f' in {group}' if group else ''}")
-        name = f"{group}.{key}" if group else key
-        if not group and isinstance(value, dict) and not _is_class(value):
-            _check_options(value, name, source)
-        else:
-            _check_value(value, name, source)
-
-
-def _check_value(value: Any, name: str, source: str) -> None:
-    """Check a value that may be a class with its arguments, or a list of them."""
-    for item in value if isinstance(value, list) else [value]:
-        if not isinstance(item, dict) or not _is_class(item):
-            continue
-        path, arguments = item.get("class_path", "" if value is item else None), item.get("init_args", {})
-        if "class_path" not in item and value is not item:
-            raise UsageError(f"{source}{name}: class_path is missing next to init_args")
-        if "class_path" in item and not (isinstance(path, str) and path.strip()):
-            raise UsageError(f"{source}{name}: class_path must be the name of a class, got {_shown(path)}")
-        if not isinstance(arguments, dict):
-            raise UsageError(
-                f"{source}{name}: init_args must contain options such as NAME: VALUE, got {_shown(arguments)}"
-            )
-        _check_options(arguments, name, source)
-
-
-def _is_class(value: dict[Any, Any]) -> bool:
-    return bool(value) and value.keys() <= {"class_path", "init_args", "dict_kwargs"}
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else shorten(repr(value), 60)
+    """Raise UsageError if the value of an option on the command line is YAML with an invalid structure."""
+    for option in group_options(options):
+        for value in option_values(option):
+            if not value.startswith(("{", "[")):
+                continue
+            try:
+                read = yaml.safe_load(value)
+                check_size(read)
+            except (yaml.YAMLError, ValueError, RecursionError):
+                continue  # it may be text
+            if option_name(option) == "config" and isinstance(read, dict):
+                check_recipe(read, "--config")
+            else:
+                check_value(read, option_name(option))
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
