@@ -151,12 +151,20 @@ def test_a_finished_ensemble_is_complete(kindling: Command, trained: Train) -> N
     again = kindling("fit", *options)
     assert (again.code, again.err) == (0, "")
     assert "nothing is left to train: runs/ensemble/version_0 is complete" in again.out
+    run = Path("runs/ensemble/version_0")
+    metrics = (run / "test_metrics.json").read_text()
+    (run / "test_metrics.json").unlink()
+    change_record(run, tested=False)  # as if it had been killed in its test
+    assert kindling("fit", *options).code == 0
+    assert (run / "test_metrics.json").read_text() == metrics
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
 
 
-def test_trained_checkpoints_without_the_last_one_are_kept(kindling: Command, trained: Train) -> None:
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_trained_checkpoints_without_the_last_one_are_kept(kindling: Command, trained: Train, epochs: int) -> None:
     trained(*TINY)
     (RUN / "checkpoints/last.ckpt").unlink()
-    change_record(RUN, status="stopped")
+    change_record(RUN, status="stopped", epochs=epochs)
     result = kindling("fit", *TINY, *AUTO)
     assert result.code == 1
     assert "choose another checkpoint, best.ckpt or previous.ckpt" in result.err

@@ -11,17 +11,18 @@ from kindling.deploy.metrics import Metrics
 
 
 def test_a_failed_batch_does_not_affect_the_next() -> None:
-    failures: list[Tensor | Exception] = [ValueError("no"), torch.zeros(5, 2), MemoryError("full"), StopIteration()]
+    failures: list[Tensor | BaseException] = [ValueError("no"), torch.zeros(5, 2), MemoryError("full")]
+    failures += [StopIteration(), SystemExit(2), asyncio.CancelledError()]
 
     def compute(inputs: Tensor) -> Tensor:
         found = failures.pop(0) if failures else inputs * 2
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise found
         return found
 
     async def ask() -> None:
         batcher = Batcher(compute, batch_size=4)
-        for _ in range(4):
+        for _ in range(6):
             with pytest.raises((ValueError, RuntimeError, MemoryError)):
                 await asyncio.wait_for(batcher.submit(torch.ones(1, 2)), 10)
         for number in range(5):

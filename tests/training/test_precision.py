@@ -11,6 +11,8 @@ from torch import Tensor
 
 from conftest import Command
 from kindling import DigitsDataModule, MLPClassifier
+from kindling.data.mixing import Mixing
+from kindling.models.backbone_network import InputAdapter
 
 RUN = Path("runs/tiny/version_0")
 SHORT = ["--trainer.max_epochs", "1", "--run_name", "tiny"]
@@ -68,6 +70,19 @@ def test_a_forward_that_does_not_normalize_receives_inputs_of_that_precision(fol
     model = Plain.for_data(data)
     trainer.fit(model, data)
     assert trainer.validate(model, data, verbose=False)[0]["val/loss"] < 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_mixing_resizing_and_class_weights_work_in_each_precision(dtype: torch.dtype) -> None:
+    images, labels = torch.rand(6, 3, 8, 8, dtype=dtype), torch.tensor([0, 1, 1, 0, 1, 1])
+    mixed, shares = Mixing(mixup=0.4, cutmix=1)(images, labels, 2)
+    assert (mixed.dtype, shares.dtype) == (dtype, dtype)
+    resize = InputAdapter(1, (12, 12))
+    torch.testing.assert_close(resize(images), resize(images.float()).to(dtype), rtol=0.02, atol=1e-3)
+    model = MLPClassifier(num_classes=2, input_shape=(3, 8, 8), weighted_loss=True)
+    outputs = torch.randn(6, 2)
+    expected = model.loss(outputs, labels)
+    torch.testing.assert_close(model.to(dtype).loss(outputs, labels), expected)
 
 
 def test_targets_that_are_numbers_are_not_rounded_to_16_bits(kindling: Command) -> None:

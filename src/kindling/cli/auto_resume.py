@@ -11,7 +11,8 @@ from kindling.cli.command_line import group_options, option_name, option_values,
 from kindling.runs.folders import RUNS, written_checkpoints
 from kindling.runs.metadata import FILE, RunMetadata, claim, status_of
 from kindling.runs.process import current_job, heartbeat_age, is_elsewhere
-from kindling.runs.run import find_runs
+from kindling.runs.repeats import is_finished
+from kindling.runs.run import Run, find_runs
 from kindling.training.completion import CompleteError
 from kindling.training.rank_zero_decision import decide_once
 from kindling.utils.console import say
@@ -87,11 +88,13 @@ def _try_to_decide(options: Sequence[str], heartbeats: dict[Path, str]) -> str |
                 if is_elsewhere(metadata.process) and not is_dry and not _has_advanced(run, metadata, heartbeats):
                     return None
                 continue
-            kind = "resume" if (run / "checkpoints" / "last.ckpt").exists() else "restart"
-            if metadata.status == "finished":
+            checkpoints = run / "checkpoints"
+            kind = "resume" if (checkpoints / "last.ckpt").exists() else "restart"
+            others = written_checkpoints(run)
+            if metadata.status == "finished" and (kind == "resume" or is_finished(Run.read(run)) or not others):
                 return f"{kind.replace('restart', 'complete')} {run}"
-            if (metadata.epochs or 0) > 1 and written_checkpoints(run):
-                kind = "resume"  # if someone deleted last.ckpt, the error names the others, which are not cleared
+            if others and ((metadata.epochs or 0) > 1 or (checkpoints / "previous.ckpt").exists()):
+                kind = "resume"  # last.ckpt was deleted: the error names the others, which are not cleared
             if not is_dry:
                 claim(run, metadata)
             return f"{kind} {run}"

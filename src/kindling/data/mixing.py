@@ -69,5 +69,5 @@ class Mixing:
 
 def _draw(parameter: float, images: Tensor) -> Tensor:
     """Return a value from a symmetric beta distribution for each image, (N,)."""
-    both = torch.tensor(parameter, dtype=images.dtype, device=images.device)
-    return Beta(both, both).sample((len(images),))
+    both = torch.tensor(parameter, dtype=torch.float32, device=images.device)  # torch draws none of 16 bits
+    return Beta(both, both).sample((len(images),)).to(images.dtype)

@@ -109,8 +109,9 @@ class Batcher:
                 if len(inputs) <= self.batch_size:
                     return self.compute(inputs)
                 return torch.cat([self.compute(part) for part in torch.split(inputs, self.batch_size)])
-            except StopIteration as error:  # no future can have it, so that its requests would wait forever
-                raise RuntimeError("the model raised StopIteration") from error
+            except (StopIteration, SystemExit, asyncio.CancelledError) as error:
+                # None of them reaches the requests: they would wait forever, or the server would end.
+                raise RuntimeError(f"the model raised {type(error).__name__}") from error
 
         start = time.perf_counter()
         if self._is_quick and len(inputs) <= self.batch_size:

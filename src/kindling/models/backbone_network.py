@@ -67,7 +67,9 @@ class InputAdapter(nn.Module):
             images = rgb_to_grayscale(images)
         images = images.expand(-1, self.channels, -1, -1)
         if images.shape[2:] != self.size:
-            images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True)
+            precise = images.float() if images.dtype.itemsize == 2 else images  # torch can't resize 16 bits on a CPU
+            resized = F.interpolate(precise, self.size, mode=self.interpolation, antialias=True)
+            images = resized.to(images.dtype)
         return images  # (N, channels, *size)
 
 

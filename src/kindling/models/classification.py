@@ -134,7 +134,9 @@ class ClassificationTask(BaseTask):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits (N, num_classes) and labels (N,), or shares of each class (N, num_classes)."""
         number = len(targets) if targets.is_floating_point() else targets.numel()
-        options: dict[str, Any] = {"weight": self.class_weights, "label_smoothing": self.label_smoothing}
+        weights = self.class_weights  # in the precision of the model's parameters
+        weights = weights if weights is None else weights.to(outputs.dtype)
+        options: dict[str, Any] = {"weight": weights, "label_smoothing": self.label_smoothing}
         # Divided by the number of samples, not their total weight, so that batch means average to the epoch mean.
         if self.loss_function == "cross_entropy":
             return F.cross_entropy(outputs, targets, reduction="sum", **options) / number

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import HalfPrecision
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
@@ -72,8 +71,7 @@ class RegressionTask(BaseTask):
     @override
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if isinstance(self.trainer.precision_plugin, HalfPrecision):
-            precision = self.trainer.precision
+        if (precision := self.trainer.precision) in ("bf16-true", "16-true"):
             raise ValueError(
                 f"--trainer.precision {precision} rounds targets to 16 bits, which is too coarse for numbers: use "
                 f"{precision.replace('true', 'mixed')}"

@@ -11,7 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from kindling.utils.text import shorten, suggest
@@ -133,13 +133,15 @@ def describe_killed_worker(error: BaseException) -> str:
 def logging_errors(task: str) -> Iterator[None]:
     """Log an error of a block in one line instead of raising it, where it would replace an earlier error or a signal.
 
-    An OSError is not logged: on a full disk, for example, the earlier error says so.
+    An OSError is not logged if the earlier one has the same reason, such as a full disk.
 
     Args:
         task: What the block does, such as "plotting".
     """
     try:
-        with suppress(OSError):
-            yield
+        yield
     except Exception as error:
+        earlier = error.__context__
+        if isinstance(error, OSError) and isinstance(earlier, OSError) and error.errno == earlier.errno:
+            return
         logger.warning(f"{task} failed: {shorten(f'{type(error).__name__}: {error}', 180)}")
