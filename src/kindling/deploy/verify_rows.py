@@ -14,7 +14,6 @@ from torch import Tensor
 from kindling.data.tables.files import read_table
 from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.rows import distinct_columns, encode_rows
-from kindling.data.tables.scaling import bounds
 from kindling.data.tables.splits import read_table_split
 from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
 from kindling.data.tables.values import Column, as_name
@@ -123,7 +122,7 @@ def _made_up_values(column: Column) -> TypedValues:
     if column["kind"] == "category":
         known = dict.fromkeys([*column["values"], *column.get("known", ())[:MADE_UP]])
         return np.array([*known, "", "unseen in training"], dtype=object)
-    low, high = bounds(column)
+    low, high = column["range"]
     usual = np.linspace(low, high, 20)
     if column["kind"] == "date":
         return np.append(as_iso(usual), "")

@@ -12,7 +12,7 @@ TYPES: dict[str, type] = {
     **{"kind": str, "input_shape": list},
 }
 IMAGE_TYPES: dict[str, type] = {"image_size": int, "levels": list, "task": str, "separator": str, "split": str}
-# State of one column; older checkpoints lack some of these.
+# State of one column.
 COLUMN_TYPES: dict[str, type] = {
     **{"name": str, "kind": str, "values": list, "classes": list, "known": list, "encodings": list, "prior": list},
     **{"center": float, "scale": float, "median": float, "limit": float, "smoothing": float, "range": list},
@@ -23,10 +23,11 @@ ITEM_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"units": str, "missing_values": str, "values": str, "known": str, "classes": int},
     **{"range": float, "prior": float, "encodings": (list, tuple)},
 }
+SCALED = ("center", "scale", "median", "limit", "range", "missing_values")
 REQUIRED_BY_KIND = {
-    "number": ("center", "scale", "median", "decimal"),
-    "date": ("center", "scale", "median", "day_first"),
-    "category": ("values",),
+    "number": (*SCALED, "decimal", "units"),
+    "date": (*SCALED, "day_first"),
+    "category": ("values", "missing_values"),
 }
 MAY_BE_NONE = ("day_first",)
 TARGET_ENCODING = ("known", "classes", "prior", "smoothing", "encodings")

@@ -735,7 +735,7 @@ def test_sixteen_bit_images_of_a_small_range_are_scaled_the_same_everywhere(kind
     assert line in out.getvalue()
 
 
-def test_an_old_checkpoint_scales_sixteen_bit_images_as_before() -> None:
+def test_a_model_of_other_images_takes_the_whole_range_of_sixteen_bit_images() -> None:
     for label in ("a", "b"):
         Path("photos", label).mkdir(parents=True)
         for number in range(5):
@@ -743,14 +743,14 @@ def test_an_old_checkpoint_scales_sixteen_bit_images_as_before() -> None:
             image[0] = 257
             Path("photos", label, f"{number}{label}.png").write_bytes(png_16(image))
     data = ImageFolderDataModule("photos")
-    data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
+    data.load_state_dict({"classes": ["a", "b"], "image_size": 4, "levels": None})
     data.setup("test")
     assert data.test.inputs.unique()[0] == 1
     assert data.test.inputs.unique()[-1] in (10, 11, 12, 13, 14)
     data = ImageFolderDataModule("photos")
     data.setup("fit")
     with pytest.raises(ValueError, match="photos is not the data that the checkpoint was trained on: other levels"):
-        data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
+        data.load_state_dict({"classes": ["a", "b"], "image_size": 4, "levels": None})
 
 
 def test_circular_links_neither_repeat_images_nor_hang() -> None:

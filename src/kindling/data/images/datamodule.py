@@ -178,9 +178,7 @@ class ImageFolderDataModule(AugmentedImages):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # If training resumes, images may have been added.
         trained = merge_trained([self.fitted, state_dict])
-        others = {name: value for name, value in state_dict.items() if name != TRAINED}
-        # Older checkpoints have no levels: they were trained on the full 16-bit range.
-        super().load_state_dict({"levels": None, **others} if state_dict else {})
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != TRAINED})
         self.fitted |= trained
         if state_dict:
             check_target_task(self._label_options.task, state_dict.get("task", "classification"))

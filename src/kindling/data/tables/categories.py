@@ -136,15 +136,14 @@ def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any]
     unseen, present = np.count_nonzero(unseen_names[codes] & (codes >= 0)), np.count_nonzero(codes >= 0)
     if not unseen:
         return
-    many = len(known) >= MAX_ONE_HOT
-    all_known = "known" in column and len(known) < MAX_STORED_NUMBERS // len(column["classes"])
-    rare = "rare or " if many and not all_known else ""
+    are_all = "known" not in column or len(known) < MAX_STORED_NUMBERS // len(column["classes"])
+    rare = "" if are_all else "rare or "
     examples = join_names([names[position] for position in np.flatnonzero(unseen_names[:-1])[:3].tolist()])
     rows = count_noun(int(present), "row has", "rows have")
     message = f"{what}: {unseen:,} of {rows} a value {rare}unseen in training, such as {examples}"
     if unseen < max(MIN_UNSEEN_ROWS, UNSEEN_FRACTION * present):
         logger.warning(message)
-    elif column["kind"] == "category" and (is_only or not many):
+    elif column["kind"] == "category" and (is_only or len(known) < MAX_ONE_HOT):
         raise ValueError(f"{message}; the model knows {join_names(known, 10)}")
     else:
         logger.warning(f"{message}; they are encoded without a category")

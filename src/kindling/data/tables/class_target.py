@@ -36,7 +36,6 @@ class ClassTarget:
     Args:
         table: The file.
         classes: Names of the classes in the training rows, if they are known.
-        no_class: Additional texts that mean that a row has no class.
         is_chosen: Whether the user says that the values are classes; then there may be more than 1,000.
 
     Attributes:
@@ -49,11 +48,9 @@ class ClassTarget:
     task: Literal["classification"] = "classification"
     noun = "class"
 
-    def __init__(
-        self, table: TableFile, classes: Sequence[str] = (), no_class: Collection[str] = (), is_chosen: bool = False
-    ) -> None:
+    def __init__(self, table: TableFile, classes: Sequence[str] = (), is_chosen: bool = False) -> None:
         self.table, self.classes, self.is_chosen = table, classes, is_chosen
-        self.labels, self.names = name_cells(table.cells(table.target).select(drop=no_class))
+        self.labels, self.names = name_cells(table.cells(table.target))
         self.known: NDArray[np.bool_] = self.labels >= 0
         self.strata = self.labels
 

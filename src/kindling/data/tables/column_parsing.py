@@ -7,7 +7,6 @@ the field separator, and the training file. The order of day and month is inferr
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from kindling.data.tables.file_style import FileStyle, read_style, texts_of
 from kindling.data.tables.number_parsing import EXPONENT, decimal_evidence, limited
 from kindling.data.tables.scaling import MISFIT_MARGIN, misfit
 from kindling.data.tables.units import adapt_units, convert
-from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Column, abbreviate
+from kindling.data.tables.values import MISSING_WORD, Column, abbreviate
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
@@ -45,24 +44,17 @@ def drop_missing_words(cells: Cells, unparsed: Indices, what: str) -> Indices:
 def read_values(cells: Cells, column: Column, strict: bool = False) -> Floats:
     """Return the distinct values as numbers or days, NaN where they are neither.
 
-    Numbers such as 1e300 are NaN if `strict`, as they may be codes; older checkpoints read all that Python reads.
+    Numbers such as 1e5 are NaN if `strict`, as they may be codes.
     """
     if column["kind"] == "date":
         return cells.days(column["day_first"])
     numbers, units = cells.quantities(column["decimal"])
     if not strict:
-        as_python = "missing_values" not in column and column["decimal"] == "."
         numbers = numbers.copy()
         for position in np.flatnonzero(np.isnan(numbers)).tolist():
-            if as_python or EXPONENT.fullmatch(str(cells.values[position])):
-                with suppress(ValueError, TypeError, OverflowError):
-                    numbers[position] = limited([float(cells.values[position])])[0]
+            if EXPONENT.fullmatch(str(cells.values[position])):
+                numbers[position] = limited([float(cells.values[position])])[0]
     return convert(numbers, units, column)
-
-
-def missing_values(column: Column) -> frozenset[str]:
-    """Return the texts that mean missing in a column."""
-    return frozenset(column["missing_values"]) if "missing_values" in column else LEGACY_MISSING
 
 
 def adapt_columns(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words, missing_values
+from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words
 from kindling.data.tables.leakage import find_copies
 from kindling.data.tables.rows import warn_far
 from kindling.data.tables.scaling import are_far, learn_scale, range_of, scale
@@ -46,7 +46,7 @@ class NumberTarget:
     def __init__(self, table: TableFile, column: Column) -> None:
         self.table, self.column = table, column
         cells = {name: table.cells(name) for name in (*table.features, table.target)}
-        self._cells = cells[table.target] = cells[table.target].select(drop=missing_values(column))
+        self._cells = cells[table.target] = cells[table.target].select(drop=column["missing_values"])
         [adapted] = adapt_columns([column], cells, table.separator, table.path)
         numbers, unparsed = as_numbers(self._cells, adapted)
         if len(unparsed) and len(unparsed := drop_missing_words(self._cells, unparsed, table.target_name)):

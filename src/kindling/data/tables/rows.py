@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kindling.data.array_types import Floats
 from kindling.data.tables.categories import check_unseen, encode_categories, encode_target
 from kindling.data.tables.cells import Cells, name_cells, read_cells
-from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words, missing_values
+from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words
 from kindling.data.tables.files import read_table
 from kindling.data.tables.scaling import are_far, distances, format_range, is_far_outside, scale
 from kindling.data.tables.values import Column, Targets, abbreviate, as_name, missing_option, name_codes
@@ -136,7 +136,7 @@ def match_cells(
     names = [column["name"] for column in columns]
     if lacking := [name for name in names if name not in cells]:
         raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
-    matched = {column["name"]: cells[column["name"]].select(drop=missing_values(column)) for column in columns}
+    matched = {column["name"]: cells[column["name"]].select(drop=column["missing_values"]) for column in columns}
     return matched, adapt_columns(columns, matched, separator, file)
 
 

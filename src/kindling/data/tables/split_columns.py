@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kindling.data.array_types import Floats, Indices
 from kindling.data.split_constraints import SplitConstraints, SplitValues
 from kindling.data.tables.cells import Cells, name_cells
-from kindling.data.tables.column_parsing import adapt_columns, as_numbers, missing_values
+from kindling.data.tables.column_parsing import adapt_columns, as_numbers
 from kindling.data.tables.column_types import learn_kind
 from kindling.data.tables.file_style import read_style
 from kindling.data.tables.table_file import TableFile
@@ -104,7 +104,7 @@ def _read_times(table: TableFile, name: str, known: NDArray[np.bool_], column: C
     else:
         every = {each: table.cells(each) for each in table.frame}
         [column] = adapt_columns([column], every, table.separator, table.path)
-        times, _ = as_numbers(cells.select(drop=missing_values(column)), column)
+        times, _ = as_numbers(cells.select(drop=column["missing_values"]), column)
     unread = np.isnan(times) & known
     if unread.any():
         value = abbreviate(cells.values[cells.codes[unread.argmax()]])

@@ -21,15 +21,6 @@ MISSING_WORD = re.compile(
     r"|not (?:available|applicable)",
     re.IGNORECASE,
 )
-# Missing in every column of older checkpoints, which have no `missing_values`.
-LEGACY_WORDS = "? - -- . na n/a n.a. nan nat null none nil <na> #n/a unknown".split()  # noqa: SIM905
-LEGACY_MISSING = frozenset(
-    spelling for word in LEGACY_WORDS for spelling in (word, word.upper(), word.capitalize(), word.title())
-) | {"NaN", "NaT"}
-# Missing in the target column of older checkpoints.
-LEGACY_NO_CLASS = frozenset(
-    word for word in LEGACY_MISSING if word.lower() in ("?", "na", "n/a", "nan", "null", "<na>", "#n/a")
-)
 
 
 def strip_text(value: Any) -> Any:
