@@ -16,7 +16,7 @@ from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.rows import distinct_columns, encode_rows
 from kindling.data.tables.splits import read_table_split
 from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
-from kindling.data.tables.values import Column, as_name
+from kindling.data.tables.values import Column, missing_texts
 from kindling.deploy.export_wrapper import Compute, ExportWrapper
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.verify import Comparison, RawModel, compare
@@ -85,11 +85,11 @@ def _known_rows(
         ValueError: If they are encoded differently than the rows of the file.
     """
     data = stored.get("datamodule_hyper_parameters", {})
-    split, missing = run_folder_of(checkpoint) / "split.csv", data.get("missing") or ()
+    split = run_folder_of(checkpoint) / "split.csv"
     path = data.get("test_path") or data.get("path")
     if path is None or not (data.get("test_path") or split.exists()) or not is_own_checkpoint(stored, checkpoint):
         return "", []
-    missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
+    missing = missing_texts(data.get("missing") or ())
     try:
         with _quiet():
             frame, name = read_table(path), "test"

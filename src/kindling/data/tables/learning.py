@@ -30,7 +30,7 @@ def learn_table(
     held_out: Sequence[str],
     constraints: SplitConstraints,
     drop: Sequence[str],
-    used_to_split: Mapping[str, str],
+    used_to_split: Sequence[str],
     decimal: str | None,
 ) -> dict[str, Any]:
     """Return the fitted state of a table, see `TableDataModule.fitted`, and warn about what is odd in it.
@@ -41,7 +41,7 @@ def learn_table(
         held_out: Names of the splits besides train.
         constraints: Groups and times of the rows.
         drop: Names of columns to leave out.
-        used_to_split: Columns that are left out as the splits depend on them, with the reason.
+        used_to_split: Names of the columns that the splits depend on, which are no features.
         decimal: Decimal sign of ambiguous numbers.
 
     Raises:
@@ -68,7 +68,8 @@ def learn_table(
         leaky = target.find_leaks(cells, columns, train)
     warn_leaks(leaky, target.noun, drop)
     keys = [name for name in (*left_out, *drop) if is_key(table.cells(name))]
-    return fitted | {"columns": columns, "left_out": {**left_out, **used_to_split}, "keys": keys}
+    left_out |= dict.fromkeys(used_to_split, "defines the splits")
+    return fitted | {"columns": columns, "left_out": left_out, "keys": keys}
 
 
 def encode_labeled_rows(

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def encode_rows(
-    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = (), targets: Targets | None = None
+    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = ()
 ) -> NDArray[np.float32]:
     """Encode rows with the encoding learned in training.
 
@@ -45,7 +45,6 @@ def encode_rows(
         columns: The encoding of each column.
         source: Source of the rows, for messages.
         missing: Texts that mean a missing value, besides those learned in training.
-        targets: Targets of the training rows for target encodings, see `encode_target`; None if there are none.
 
     Returns:
         Features, shape (N, F).
@@ -57,9 +56,7 @@ def encode_rows(
     frame = as_frame(rows, columns)
     text = f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"
     with progress(text) if is_file else nullcontext():
-        return encode_cells(
-            frame_cells(frame, columns, missing), columns, source, frame.attrs.get("separator"), targets
-        )
+        return encode_cells(frame_cells(frame, columns, missing), columns, source, frame.attrs.get("separator"))
 
 
 def as_frame(rows: Any, columns: Sequence[Column]) -> "DataFrame":
@@ -89,7 +86,7 @@ def encode_cells(
     separator: str | None,
     targets: Targets | None = None,
 ) -> NDArray[np.float32]:
-    """Encode the cells of columns, see `encode_rows`."""
+    """Encode the cells of columns, see `encode_rows`; `targets` are those of training rows, see `encode_target`."""
     parts = [_encode_member(cells, each, file, separator, targets) for each in split_members(columns)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,13 @@ def as_name(value: object) -> str:
 def abbreviate(value: object) -> str:
     """Return a value as one line of at most 40 characters."""
     return " ".join(str(value).split())[:40]
+
+
+def missing_texts(missing: Sequence[str | float] | str) -> list[str]:
+    """Return the values of an option `missing` as they are compared with cells."""
+    if not isinstance(missing, str | list | tuple):
+        raise ValueError(f"`missing` must be quoted texts, such as --data.missing '[\"?\"]', got {missing}")
+    return [*map(as_name, [missing] if isinstance(missing, str) else missing)]
 
 
 def missing_option(texts: Iterable[str]) -> str:
