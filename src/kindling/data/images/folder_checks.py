@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kindling.data.images.bit_depth import find_levels
-from kindling.data.images.decode import ImageInfo
+from kindling.data.images.image_info import ImageInfo
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import subfolders
 from kindling.data.images.targets import classes_in
