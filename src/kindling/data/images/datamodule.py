@@ -1,6 +1,5 @@
 """Data module for a folder of images with one subfolder per class, or with a file of labels."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +22,7 @@ from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.bit_depth import warn_small_range
 from kindling.data.images.decode import ImageFiles, channel_moments, read_images
 from kindling.data.images.folder import check_folder
-from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
+from kindling.data.images.folder_checks import drop_broken, report_broken, warn_oddities
 from kindling.data.images.image_splits import SplitImages
 from kindling.data.images.labels import LabelOptions, LabelTask
 from kindling.data.images.pixel_cache import open_pixel_cache
@@ -37,8 +36,6 @@ from kindling.data.tables.values import missing_texts
 from kindling.utils.console import progress
 from kindling.utils.hyperparameters import check_range
 from kindling.utils.text import join_names
-
-logger = logging.getLogger(__name__)
 
 
 class ImageFolderDataModule(LearnedTargets, AugmentedImages):
@@ -199,8 +196,7 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
         digests = [self._images.digests[sample.file] for sample in self._samples]
         if self.trainer is None or self.trainer.state.fn == "fit":  # images may have been added since the checkpoint
             self.fitted |= merge_trained([self.fitted, digest_trained(self._samples, digests)])
-        for line in find_oddities(self._samples, digests, classes, self.task):
-            logger.warning(line)
+        warn_oddities(self._samples, digests, classes, self.task)
         train, val = (self._encode(self._in_split(split)) for split in ("train", "val"))
         return ArrayDataset(inputs[: len(train)], train), ArrayDataset(inputs[len(train) :], val)
 

@@ -58,9 +58,7 @@ class LabelColumn:
         """Return what is needed to read another file, and warn about oddities, given the split of each row (N,)."""
         if self.target is None:
             return {"separator": self.separator}
-        learned, oddities = self.target.learn(splits, ())
-        for line in oddities:
-            logger.warning(line)
+        learned = self.target.learn(splits, ())
         return {} if self.task == "classification" else learned
 
 

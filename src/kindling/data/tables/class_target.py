@@ -1,8 +1,9 @@
 """A target column of classes."""
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import MISSING_WORD, Column, abbreviate, missing_option, sort_names
 from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 1000
 MAX_USUAL_CLASSES = 20  # a column with more distinct values may not contain classes
@@ -88,14 +91,11 @@ class ClassTarget:
                 f"--data.split{regression}"
             )
 
-    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-        """Learn the classes from the training rows.
-
-        Returns:
-            The state to save as plain values, and a warning for each oddity.
-        """
+    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> dict[str, Any]:
+        """Learn the classes from the training rows, warn about oddities, and return the state to save."""
         self.classes = sort_names(self.names[label] for label in np.unique(self.labels[splits == "train"]))
-        return {"classes": self.classes}, [*self._find_oddities(splits, held_out)]
+        self._warn_oddities(splits, held_out)
+        return {"classes": self.classes}
 
     def encode(self, rows: NDArray[np.bool_]) -> Indices:
         """Return the class of some rows as an index into the learned classes, int64 (n,).
@@ -120,8 +120,8 @@ class ClassTarget:
         """Return the columns that determine the class, given their cells in some rows."""
         return find_leaky_columns(cells, columns, self.encode(rows))
 
-    def _find_oddities(self, splits: NDArray[np.object_], held_out: Collection[str]) -> Iterator[str]:
-        """Yield a warning for each oddity of the classes."""
+    def _warn_oddities(self, splits: NDArray[np.object_], held_out: Collection[str]) -> None:
+        """Warn about classes that may mean missing, that are absent in a split, or that differ only in case."""
         names = {
             split: {self.names[label] for label in np.unique(self.labels[splits == split])}
             for split in ("train", *held_out)
@@ -130,12 +130,12 @@ class ClassTarget:
         if words := [name for name in sort_names(names["train"]) if MISSING_WORD.fullmatch(name)]:
             option = missing_option([*self.table.missing, *words])
             noun, subject = ("class", "it means") if len(words) == 1 else ("classes", "they mean")
-            yield f"{what} has the {noun} {join_names(words)}: if {subject} missing, {option}"
+            logger.warning(f"{what} has the {noun} {join_names(words)}: if {subject} missing, {option}")
         for split in held_out:
             if absent := names["train"] - names[split]:
-                yield f"{split} has no rows of {join_names(sort_names(absent))}"
+                logger.warning(f"{split} has no rows of {join_names(sort_names(absent))}")
         spellings = Counter(name.lower() for name in names["train"])
         if alike := [name for name in sort_names(names["train"]) if spellings[name.lower()] > 1]:
-            yield (
+            logger.warning(
                 f"{what} has classes that differ only in case: {join_names(alike)}; use one spelling for the same class"
             )

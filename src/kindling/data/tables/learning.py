@@ -1,6 +1,5 @@
 """The encoding of a table, learned from its training rows, and the rows of a file in that encoding."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from kindling.data.tables.target import Target, known_target
 from kindling.data.tables.values import Column
 from kindling.utils.console import progress
 from kindling.utils.text import count_noun, join_names, suggest
-
-logger = logging.getLogger(__name__)
 
 
 def learn_table(
@@ -51,9 +48,7 @@ def learn_table(
     table.warn_unlabelled(target.known)
     if isinstance(target, ClassTarget):
         constraints.check_classes(target.labels, target.names, splits)
-    fitted, oddities = target.learn(splits, held_out)
-    for line in oddities:
-        logger.warning(line)
+    fitted = target.learn(splits, held_out)
     if absent := [name for name in drop if name not in table.features]:
         noun = "column" if len(absent) == 1 else "columns"
         hint = suggest(absent[0], table.features) if len(absent) == 1 else ""
