@@ -104,15 +104,6 @@ def test_names_are_read_as_python_reads_them() -> None:
     np.testing.assert_array_equal(encode(columns, values), encode_typed(values, columns, "rows"))
 
 
-def test_columns_of_older_checkpoints() -> None:
-    number = {"name": "age", "kind": "number", "decimal": ".", "median": 40.0, "center": 41.0, "scale": 0.001}
-    columns = [number | {"missing": True}, {"name": "plan", "kind": "category", "values": ["a"], "missing": True}]
-    values = [np.array([40.0, 41.5, np.nan, 1e9, -1e9]), np.array(["a", "unknown", "", "NA", "b"], dtype=object)]
-    found = encode(columns, values)
-    np.testing.assert_array_equal(found, encode_typed(values, columns, "rows"))
-    assert found[3, 0] == 1000
-
-
 DATES = """2024-02-29 2023-02-29 1900-02-29 2000-02-29 0001-01-01 9999-12-31 0000-01-01 2024-13-01 2024-00-10 2024-04-31
 2024-12-31T23:59:59 2024-12-31T23:59:59.123456 2024-12-31T23:59:59.5Z 2024-12-31T08:09:10+02:00 2024-12-31T08:09-0530
 2024-12-31T08:09+02 2024-12 14:15 36:15:30 999:59:59 7:05 24:00 2024-01-01T24:00 2024-01-01T23:59:60 today""".split()

@@ -528,9 +528,7 @@ def test_colors_and_many_classes(page: Page) -> None:
 @pytest.mark.slow
 def test_names_are_text_whatever_is_in_them(page: Page) -> None:
     nasty = "<img src=x onerror=\"document.title='broken'\">"
-    model = summer(
-        nasty, (nasty, "other"), (1,), [{"name": nasty, "kind": "category", "values": [nasty, "b"], "missing": False}]
-    )
+    model = summer(nasty, (nasty, "other"), (1,), [PLAN | {"name": nasty, "values": [nasty, "b"]}])
     with service(model) as address:
         page.open(address)
         assert page.find("model").text == nasty

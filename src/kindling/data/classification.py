@@ -1,4 +1,4 @@
-"""Base class of the data modules for classification."""
+"""Base classes of the data modules for classification."""
 
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -21,6 +21,37 @@ class ClassificationDataModule(BaseDataModule):
             ValueError: If the training dataset does not expose its targets.
         """
         return count_classes(self, getattr(self, "num_classes", 0))
+
+
+class LearnedTargets(BaseDataModule):
+    """Base class of the data modules that learn from their data what to predict; see `fitted`."""
+
+    @property
+    def task(self) -> Literal["classification", "regression", "multilabel"]:
+        """Whether a target is a class, a number or several classes."""
+        state = self.fitted_state
+        default = "classification" if state.get("target") is None else "regression"
+        task: Literal["classification", "regression", "multilabel"] = state.get("task", default)
+        return task
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, sorted; targets that are numbers have no such attribute."""
+        if self.task == "regression":
+            raise AttributeError(f"the targets of {self.origin} are numbers, which have no classes")
+        return tuple(self.fitted_state["classes"])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; targets that are numbers have no such attribute."""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of training samples per class, if each has one."""
+        if self.task != "classification":
+            raise AttributeError("only samples with one class each are counted by class")
+        return count_classes(self, self.num_classes)
 
 
 def count_classes(data: BaseDataModule, num_classes: int) -> tuple[int, ...]:

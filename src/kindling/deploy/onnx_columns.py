@@ -6,11 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kindling.data.tables.column_parsing import missing_values
 from kindling.data.tables.dates import read_days
 from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.rows import width
-from kindling.data.tables.scaling import LEGACY_LIMIT
 from kindling.data.tables.values import Column, as_name
 from kindling.deploy.onnx_dates import add_days
 from kindling.deploy.onnx_graph import OnnxGraph
@@ -83,7 +81,7 @@ def _add_absent(graph: OnnxGraph, values: str, columns: Sequence[Column]) -> str
 
 def _markers(column: Column) -> list[float]:
     """Return the numbers, or days, that mean missing in a column, such as -999."""
-    texts = sorted(missing_values(column))
+    texts = column["missing_values"]
     if column["kind"] == "date":
         days: NDArray[np.float64] = read_days(texts, column["day_first"])
         return [*days[~np.isnan(days)].tolist()]
@@ -98,13 +96,10 @@ def _markers(column: Column) -> list[float]:
 
 def _add_scale(graph: OnnxGraph, values: str, columns: Sequence[Column]) -> str:
     """Scale values (N, columns), see `kindling.data.tables.scaling.scale`."""
-    centers, scales = (np.array([column[name] for column in columns]) for name in ("center", "scale"))
-    # In older checkpoints, features are cut off at a bound, and not limited smoothly.
-    limits = np.array([column.get("limit", np.inf) for column in columns])
-    bounds = np.array([MAX_NUMBER if "limit" in column else LEGACY_LIMIT for column in columns])
+    centers, scales, limits = (np.array([column[name] for column in columns]) for name in ("center", "scale", "limit"))
     values = graph.add("Clip", values, -MAX_NUMBER, MAX_NUMBER)
     ratios = graph.add("Div", graph.add("Sub", values, centers), scales)
-    ratios = graph.add("Max", graph.add("Min", ratios, bounds), -bounds)
+    ratios = graph.add("Clip", ratios, -MAX_NUMBER, MAX_NUMBER)
     shares = graph.add("Div", ratios, limits)
     return graph.add("Div", ratios, graph.add("Sqrt", graph.add("Add", graph.add("Mul", shares, shares), 1.0)))
 
@@ -135,7 +130,7 @@ def add_category(graph: OnnxGraph, placed: Placed) -> list[Block]:
         features[: len(names), : len(names)] = np.eye(len(names))
     if column["missing"]:
         features[-1, -1] = 1
-    keys = {name: len(names) + 1 for name in ("", *missing_values(column))}
+    keys = {name: len(names) + 1 for name in ("", *column["missing_values"])}
     codes = _add_names(graph, placed.name, names, len(names), keys)
     positions = [position for position in range(placed.start, placed.end) if position not in placed.targets]
     blocks: list[Block] = [(graph.add("Gather", features, codes), positions)] if positions else []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kindling.data.images.bit_depth import warn_small_range
 from kindling.data.images.decode import read_image
-from kindling.data.images.scan import list_images, warn_unused
+from kindling.data.images.scan import find_images
 from kindling.data.tables.rows import distinct_columns, encode_rows
 from kindling.deploy.model_card import ModelCard, read_card
 from kindling.models.loading import load_model
@@ -138,16 +138,10 @@ class Predictor:
         shape, levels = self.card.input_shape, self.card.levels
         if isinstance(image, Image.Image):
             return to_float(fit_image(image, shape, levels)).unsqueeze(0)
-        path = Path(image)
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}: give an image or a folder of images")
-        files = [path]
-        if path.is_dir():
-            names, unused = list_images(path)
-            warn_unused(path, unused)
-            files = [path / name for name in names]
+        root, names = find_images(Path(image))
+        files = [root / name for name in names]
         if not files:
-            raise ValueError(f"{path} has no images")
+            raise ValueError(f"{image} has no images")
         warn_small_range(files, levels)
         return torch.stack([to_float(read_image(file, shape, levels)) for file in files])
 

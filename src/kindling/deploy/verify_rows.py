@@ -14,10 +14,9 @@ from torch import Tensor
 from kindling.data.tables.files import read_table
 from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.rows import distinct_columns, encode_rows
-from kindling.data.tables.scaling import bounds
 from kindling.data.tables.splits import read_table_split
 from kindling.data.tables.typed_rows import TypedValues, as_iso, encode_typed, read_typed
-from kindling.data.tables.values import Column, as_name
+from kindling.data.tables.values import Column, missing_texts
 from kindling.deploy.export_wrapper import Compute, ExportWrapper
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.verify import Comparison, RawModel, compare
@@ -86,11 +85,11 @@ def _known_rows(
         ValueError: If they are encoded differently than the rows of the file.
     """
     data = stored.get("datamodule_hyper_parameters", {})
-    split, missing = run_folder_of(checkpoint) / "split.csv", data.get("missing") or ()
+    split = run_folder_of(checkpoint) / "split.csv"
     path = data.get("test_path") or data.get("path")
     if path is None or not (data.get("test_path") or split.exists()) or not is_own_checkpoint(stored, checkpoint):
         return "", []
-    missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
+    missing = missing_texts(data.get("missing") or ())
     try:
         with _quiet():
             frame, name = read_table(path), "test"
@@ -123,7 +122,7 @@ def _made_up_values(column: Column) -> TypedValues:
     if column["kind"] == "category":
         known = dict.fromkeys([*column["values"], *column.get("known", ())[:MADE_UP]])
         return np.array([*known, "", "unseen in training"], dtype=object)
-    low, high = bounds(column)
+    low, high = column["range"]
     usual = np.linspace(low, high, 20)
     if column["kind"] == "date":
         return np.append(as_iso(usual), "")

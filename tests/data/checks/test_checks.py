@@ -26,7 +26,7 @@ from kindling.data.checks.quality import find_faults
 from kindling.data.classification import ClassificationDataModule
 from kindling.data.datamodule import Split
 from kindling.data.datasets import Batch
-from kindling.data.images.decode import ImageInfo, inspect
+from kindling.data.images.image_info import ImageInfo, inspect
 
 
 def table(**arguments: Any) -> DataReport:

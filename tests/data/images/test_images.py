@@ -29,7 +29,8 @@ from helpers import png_16
 from kindling import ImageFolderDataModule, MLPClassifier, load
 from kindling.data.datamodule import Batch
 from kindling.data.images.bit_depth import find_levels
-from kindling.data.images.decode import ImageFiles, inspect, read_image
+from kindling.data.images.decode import ImageFiles, read_image
+from kindling.data.images.image_info import inspect
 from kindling.data.images.samples import Sample
 from kindling.data.images.split_file import read_image_split
 from kindling.data.images.splits import make_image_splits
@@ -41,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("console_logs")
 
 FIT = (
     "--model MLPClassifier --model.hidden [8] --model.optimizer.lr 0.01 --data ImageFolderDataModule "
-    "--data.data_dir photos --data.batch_size 8 --trainer.max_epochs 3 --run_name photos"
+    "--data.data_dir photos --data.batch_size 8 --trainer.max_epochs 1 --run_name photos"
 ).split()
 RUN = Path("runs/photos/version_0")
 COLORS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "owl": (40, 40, 220)}
@@ -327,7 +328,7 @@ def test_broken_images_stop_the_run_or_are_skipped(kindling: Command) -> None:
     assert "empty has no images" in result.err
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "nowhere")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "nowhere not found: set --data.predict to an image or a folder of images" in result.err
+    assert "nowhere not found: give an image or a folder of images" in result.err
 
 
 @pytest.mark.slow
@@ -519,13 +520,12 @@ def splits_named(*names: str) -> Callable[[], None]:
         (only_strange, "photos/cat has no images .*; 0.png.bak is a backup copy"),
     ],
 )
-def test_unusable_image_folders_end_in_one_line(kindling: Command, change: Callable[[], None], words: str) -> None:
+def test_unusable_image_folders_end_in_one_line(change: Callable[[], None], words: str) -> None:
     write("photos", 4)
     change()
-    result = kindling("fit", *FIT)
-    assert result.code == 1
-    assert result.err.count("\n") == 1
-    assert re.search(words, result.err), result.err
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        ImageFolderDataModule("photos").setup("fit")
+    assert "\n" not in str(error.value)
 
 
 def test_a_class_may_have_the_name_of_a_split() -> None:
@@ -547,17 +547,17 @@ def test_a_class_whose_training_images_are_all_broken_is_named(kindling: Command
     assert "photos has no usable training images of bat, cow" in result.err
 
 
-@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
-    "option",
-    ["crop 0", "crop 1.1", "color -0.1", "degrees 200", "image_size 0", "test_split 1.0", "val_split 0"],
+    ("name", "value"),
+    [
+        *[("crop", 0), ("crop", 1.1), ("color", -0.1), ("degrees", 200)],
+        *[("image_size", 0), ("test_split", 1.0), ("val_split", 0)],
+    ],
 )
-def test_values_out_of_range_are_named(kindling: Command, option: str) -> None:
+def test_values_out_of_range_are_named(name: str, value: float) -> None:
     write("photos", 4)
-    name, value = option.split()
-    result = kindling("fit", *FIT, f"--data.{name}", value)
-    assert (result.code, result.err.count("\n")) == (1, 1)
-    assert re.search(rf"`{name}` must .*, got {re.escape(value)}(\.0)?(\s|$)", result.err), result.err
+    with pytest.raises(ValueError, match=rf"`{name}` must .*, got {re.escape(str(value))}$"):
+        ImageFolderDataModule("photos", **{name: value}).setup("fit")  # type: ignore[arg-type]
 
 
 SYSTEM = (
@@ -735,7 +735,7 @@ def test_sixteen_bit_images_of_a_small_range_are_scaled_the_same_everywhere(kind
     assert line in out.getvalue()
 
 
-def test_an_old_checkpoint_scales_sixteen_bit_images_as_before() -> None:
+def test_a_model_of_other_images_takes_the_whole_range_of_sixteen_bit_images() -> None:
     for label in ("a", "b"):
         Path("photos", label).mkdir(parents=True)
         for number in range(5):
@@ -743,14 +743,14 @@ def test_an_old_checkpoint_scales_sixteen_bit_images_as_before() -> None:
             image[0] = 257
             Path("photos", label, f"{number}{label}.png").write_bytes(png_16(image))
     data = ImageFolderDataModule("photos")
-    data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
+    data.load_state_dict({"classes": ["a", "b"], "image_size": 4, "levels": None})
     data.setup("test")
     assert data.test.inputs.unique()[0] == 1
     assert data.test.inputs.unique()[-1] in (10, 11, 12, 13, 14)
     data = ImageFolderDataModule("photos")
     data.setup("fit")
     with pytest.raises(ValueError, match="photos is not the data that the checkpoint was trained on: other levels"):
-        data.load_state_dict({"classes": ["a", "b"], "image_size": 4})
+        data.load_state_dict({"classes": ["a", "b"], "image_size": 4, "levels": None})
 
 
 def test_circular_links_neither_repeat_images_nor_hang() -> None:
@@ -787,7 +787,6 @@ def rows(*splits: str, head: str = "file,class,split") -> str:
     return "\n".join([head, *lines, ""])
 
 
-@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -802,13 +801,13 @@ def rows(*splits: str, head: str = "file,class,split") -> str:
         (rows("train", "val", "test").encode() + b"/x.png,cat,val\n", "list.csv lists files outside of .*: /x.png"),
     ],
 )
-def test_an_invalid_split_file_is_refused(kindling: Command, content: bytes | None, words: str) -> None:
+def test_an_invalid_split_file_is_refused(content: bytes | None, words: str) -> None:
     write("photos", 4)
     if content is not None:
         Path("list.csv").write_bytes(content)
-    result = kindling("fit", *FIT, "--data.split", "list.csv")
-    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
-    assert re.search(words, result.err), result.err
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        ImageFolderDataModule("photos", split="list.csv").setup("fit")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
@@ -1104,7 +1103,7 @@ def fit_in_given_splits(kindling: Command, splits: str) -> None:
     """Train in split folders, and copy the checkpoint out of its run."""
     for number, split in enumerate(splits.split()):
         write(f"photos/{split}", 10, first=20 * number)
-    result = kindling("fit", *FIT, "--test_after_fit", "false", "--trainer.max_epochs", 1)
+    result = kindling("fit", *FIT, "--test_after_fit", "false")
     assert result.code == 0, result.err
     Path("away").mkdir()
     shutil.copy(RUN / "checkpoints/best.ckpt", "away/best.ckpt")
@@ -1157,7 +1156,7 @@ def test_copies_in_given_splits_are_tested_with_a_warning(kindling: Command) -> 
     write("photos/test", 10, first=20)
     shutil.copy("photos/train/cat/00.png", "photos/test/cat/copy.png")
     shutil.copy("photos/train/cat/00.png", "photos/train/cat/same.png")
-    result = kindling("fit", *FIT, "--trainer.max_epochs", 1)
+    result = kindling("fit", *FIT)
     assert result.code == 0, result.err
     assert (
         "the same image in more than one split: train/cat/00.png = train/cat/same.png = test/cat/copy.png" in result.err

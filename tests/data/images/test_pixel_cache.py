@@ -237,7 +237,7 @@ def test_shards_of_files_are_decoded_once_with_the_same_results(
         "fit --model CNNClassifier --model.channels [4] --data StreamingDataModule --data.path shards --run_name a"
     )
     options = (
-        f"--data.cache_dir cache --trainer.max_epochs 3 --test_after_fit false --data.num_workers {workers}".split()
+        f"--data.cache_dir cache --trainer.max_epochs 2 --test_after_fit false --data.num_workers {workers}".split()
     )
     decoded.clear()
     assert kindling(*command.split(), *options).code == 0

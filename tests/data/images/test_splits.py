@@ -126,30 +126,26 @@ def test_numbers_and_several_classes_are_split_by_group(scans: pd.DataFrame) -> 
         (lambda label, patient, number: f"{label}/p{patient}_{number}.png", "^p([0-9]+)_"),
     ],
 )
-def test_paths_tell_the_groups_of_class_folders(
-    layout: Callable[[str, int, int], str], pattern: str, kindling: Command
-) -> None:
+@pytest.mark.usefixtures("folder")
+def test_paths_tell_the_groups_of_class_folders(layout: Callable[[str, int, int], str], pattern: str) -> None:
     class_folders(layout)
-    assert kindling(*FIT, "--data.groups", pattern).code == 0
-    found = split_file().assign(patient=lambda frame: frame["file"].str.extract(r"/p(?:atient_)?(\d+)"))
+    found = pd.DataFrame(read(groups=pattern)._samples)
+    found["patient"] = found["file"].str.extract(r"/p(?:atient_)?(\d+)")
     assert found["patient"].nunique() == 12
     assert (found.groupby("patient")["split"].nunique() == 1).all()
     assert {*found["split"]} == {"train", "val", "test"}
 
 
-def test_given_splits_that_tear_a_group_or_turn_time_back_are_refused(scans: pd.DataFrame, kindling: Command) -> None:
-    def refused(*options: str) -> str:
-        result = kindling(*FIT, *options)
-        assert result.code == 1
-        assert not Path("runs").exists()
-        line: str = result.err.strip().splitlines()[-1]
-        assert len(line) < 300
-        return line
+def test_given_splits_that_tear_a_group_or_turn_time_back_are_refused(scans: pd.DataFrame) -> None:
+    def refused(**options: str) -> str:
+        with pytest.raises(ValueError, match=r".") as error:
+            read(**options)
+        assert len(str(error.value)) < 280
+        return str(error.value)
 
     by_patient = scans["patient"].map(dict(zip(scans["patient"].unique(), ["train", "val", "test"] * 10, strict=True)))
     scans["split"] = by_patient
     scans.to_csv("good.csv", index=False)
-    options = ["--data.target", "state", "--data.groups", "patient"]
     last = scans.index[scans["patient"] == scans["patient"][0]][-1]
     first = scans.index[scans["patient"] == scans["patient"][0]][0]
     scans.loc[last, "split"] = "test"
@@ -158,22 +154,22 @@ def test_given_splits_that_tear_a_group_or_turn_time_back_are_refused(scans: pd.
         f"column patient of {{}}: {scans['patient'][0]} is in train ({first:02}.png) and in test ({last:02}.png): a "
         "group must be in one split"
     )
-    assert expected.format("torn.csv") in refused("--data.labels", "torn.csv", *options)
+    assert expected.format("torn.csv") in refused(labels="torn.csv", target="state", groups="patient")
     read(labels="good.csv", target="state", groups="patient")
 
     rows = [("file", "class", "split"), *scans[["scan", "state", "split"]].itertuples(index=False)]
     with Path("split.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    split = ["--data.split", "split.csv", "--data.labels", "scans.csv"]
-    assert expected.format("scans.csv") in refused(*split, *options)
-    line = refused(*split, "--data.target", "state", "--data.time", "taken")
+    given = {"split": "split.csv", "labels": "scans.csv", "target": "state"}
+    assert expected.format("scans.csv") in refused(**given, groups="patient")
+    line = refused(**given, time="taken")
     assert "column taken of scans.csv: " in line
     assert "is older than" in line
     assert "test and validation images must not be older than training images" in line
     with Path("split.csv").open("w", newline="") as file:
         csv.writer(file).writerows([*rows[:-1], ("new.png", "ill", "train")])
     photo("new.png", 1000)
-    assert "scans.csv has no rows for images that split.csv lists: new.png" in refused(*split, *options)
+    assert "scans.csv has no rows for images that split.csv lists: new.png" in refused(**given, groups="patient")
 
 
 def test_a_group_in_two_split_folders_is_refused() -> None:

@@ -14,7 +14,7 @@ from conftest import Command
 from kindling import load
 from kindling.data.tables import categories
 from kindling.data.tables.categories import are_codes, learn_categories, learn_target
-from kindling.data.tables.rows import encode_rows
+from kindling.data.tables.rows import encode_cells, encode_rows, frame_cells
 from rows import one_column, read
 
 pytestmark = pytest.mark.usefixtures("console_logs")
@@ -87,7 +87,7 @@ def test_encodings_are_shrunk_shares_and_out_of_fold_for_training_rows() -> None
     random = np.random.default_rng(1)
     shop = random.integers(0, 60, 600)
     label = (random.random(600) < 0.1 + 0.8 * (shop % 7) / 6).astype(int)
-    learned: dict[str, Any] = {"kind": "category", "missing": False, "name": "shop"}
+    learned: dict[str, Any] = {"kind": "category", "missing": False, "missing_values": [], "name": "shop"}
     names = [f"shop {number}" for number in range(60)]
     learned |= learn_categories("shop", shop, names, label)
     counts = pd.Series(label).groupby(shop).agg(["sum", "size"])
@@ -98,7 +98,8 @@ def test_encodings_are_shrunk_shares_and_out_of_fold_for_training_rows() -> None
 
     frame = pd.DataFrame({"shop": [names[place] for place in shop]})
     held_out = np.arange(600) % 10 == 0
-    features = encode_rows(frame, [learned], "here", targets=np.where(held_out, -1, label))[:, -1]
+    cells = frame_cells(frame, [learned])
+    features = encode_cells(cells, [learned], "here", None, np.where(held_out, -1, label))[:, -1]
     assert features[held_out] == pytest.approx(expected[shop[held_out]].to_numpy(), abs=1e-6)
     fifths = np.random.RandomState(0).permutation(np.count_nonzero(~held_out)) % 5
     for fold in range(5):
@@ -175,16 +176,10 @@ def test_the_encoding_of_very_many_categories_is_limited(
     assert capsys.readouterr().err == "column shop: 40 rows have none of the 60 most frequent categories\n"
 
 
-def test_columns_of_older_checkpoints_are_encoded_as_before(capsys: pytest.CaptureFixture[str]) -> None:
-    number = {"name": "age", "kind": "number", "decimal": ".", "median": 3.0, "center": 4.0, "scale": 2.0}
+def test_unseen_values_are_named_beside_all_of_fifty_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     values = [f"v{value:02}" for value in range(50)]
-    columns: list[dict[str, Any]] = [
-        number | {"missing": True},
-        {"name": "shop", "kind": "category", "values": values, "missing": False},
-    ]
-    frame = pd.DataFrame({"age": ["6", "", "99999"], "shop": ["v00", "v49", "other"]})
-    features = encode_rows(frame, columns, "old.csv")
-    assert features[:, :2].tolist() == [[1, 0], [-0.5, 1], [1000, 0]]
-    assert features[:, 2:].nonzero()[1].tolist() == [0, 49]
-    line = "column shop of old.csv: 1 of 3 rows have a value rare or unseen in training, such as other"
-    assert line in capsys.readouterr().err.splitlines()
+    column = {"name": "shop", "kind": "category", "values": values, "missing": False, "missing_values": []}
+    features = encode_rows(pd.DataFrame({"shop": ["v00", "v49", "other"]}), [column], "new.csv")
+    assert features.nonzero()[1].tolist() == [0, 49]
+    line = "column shop of new.csv: 1 of 3 rows have a value unseen in training, such as other\n"
+    assert capsys.readouterr().err == line

@@ -357,32 +357,3 @@ def test_the_option_names_what_is_missing_everywhere(kindling: Command) -> None:
     read_table("customers.csv")[:20].drop(columns="left").to_csv("new.csv", index=False)
     result = kindling("predict", "--ckpt_path", "best", "--data.predict", "new.csv")
     assert (result.code, "column" in result.err) == (0, False), result.err
-
-
-def test_columns_of_older_checkpoints_are_read_as_before(capfd: pytest.CaptureFixture[str]) -> None:
-    statistics = {"median": 12.0, "center": 10.0, "scale": 2.0, "missing": True}
-    columns = [
-        {"name": "x", "kind": "number", "decimal": ",", **statistics},
-        {"name": "since", "kind": "date", "day_first": True, **statistics | {"center": 738943.0}},
-        {"name": "plan", "kind": "category", "values": ["basic", "gold"], "missing": True},
-    ]
-    rows = [
-        {"x": "$14", "since": "03/03/2024", "plan": "gold"},
-        {"x": "8%", "since": "2024-03-01", "plan": "NA"},
-        {"x": "n/a", "since": "NULL", "plan": "None"},
-        {"x": 11.234, "since": "null", "plan": "basic"},
-    ]
-    features = encode_rows(rows, columns, "rows")
-    assert features[:, 0] == pytest.approx([2, -1, 1, 0.617])
-    assert features[:, 1].tolist() == [0, 0, 1, 0]
-    assert features[:2, 2].tolist() == [2, 1]
-    assert features[:, 3:].tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 1], [1, -1, 0]]
-    assert capfd.readouterr().err == ""
-
-
-def test_older_checkpoints_read_the_number_syntax_of_python() -> None:
-    column = {"name": "x", "kind": "number", "decimal": ".", "median": 0.0, "center": 0.0, "scale": 1000.0}
-    rows = [{"x": text} for text in ("1e5", "2e3", "1_000", "inf", "5")]
-    features = encode_rows(rows, [column | {"missing": True}], "rows")
-    assert features[:, 0] == pytest.approx([100, 2, 1, 0, 0.005])
-    assert features[:, 1].tolist() == [0, 0, 0, 1, 0]

@@ -367,7 +367,7 @@ def test_a_model_that_does_not_fit_the_target_is_named(
 
 def test_a_loss_of_a_regression_model_can_be_chosen(kindling: Command, table: pd.DataFrame) -> None:
     options = "--model TabMRegressor --model.loss_function quantile --model.quantile 0.9 --model.optimizer.lr 0.02"
-    result = kindling(*FIT, *options.split(), "--trainer.max_epochs", "12", "--model.dropout", "0")
+    result = kindling(*FIT, *options.split(), "--trainer.max_epochs", "6", "--model.dropout", "0")
     assert result.code == 0, result.err
     lines = predictions(RUN / "predictions.csv")
     below = np.mean([float(line["target"]) <= float(line["prediction"]) for line in lines])
@@ -381,8 +381,9 @@ def test_one_wild_target_is_named_and_has_a_remedy(kindling: Command) -> None:
     y[17] = 1e12
     pd.DataFrame({"x": x, "y": y}).to_csv("wild.csv", index=False)
     fit = (
-        "fit --config table_mlp --data.path wild.csv --data.target y --trainer.max_epochs 12 --run_name tables".split()
-    )
+        "fit --config table_mlp --data.path wild.csv --data.target y --trainer.max_epochs 5 --run_name tables "
+        "--model.optimizer.lr 0.01 --model.dropout 0 --data.batch_size 16"
+    ).split()
     missing, loss = "--data.missing '[\"1000000000000\"]'", "--model.loss_function huber"
     model, said = "", []
     for remedy in (missing, f"{loss} --model "):

@@ -15,7 +15,7 @@ from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.datasets import ArrayDataset
 from kindling.data.images.datamodule import ImageFolderDataModule
-from kindling.data.tables.cells import read_names
+from kindling.data.tables.cells import name_cells, read_cells
 from kindling.utils.text import count_part
 
 MISSING = "left out: "  # starts the message about rows whose image is missing
@@ -78,7 +78,7 @@ class FolderImages:
             return
         index = {sample.file: row for row, sample in enumerate(self.data._images.listed)}
         rows = [index[name] for name in self.names]
-        columns = {name: read_names(details[name].iloc[rows]) for name in details}
+        columns = {name: name_cells(read_cells(details[name].iloc[rows])) for name in details}
         yield from find_groups(columns, samples.codes, samples.splits).values()
 
     def _reason(self, name: str, notes: list[str]) -> str:

@@ -14,11 +14,9 @@ from kindling.data.checks.groups import find_groups
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
 from kindling.data.tables.cells import Cells, name_cells
-from kindling.data.tables.column_parsing import missing_values
 from kindling.data.tables.columns import CONSTANT
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.data.tables.rows import width
-from kindling.data.tables.split_columns import reasons
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import Column
 from kindling.utils.text import count_noun, count_part, join_names
@@ -48,7 +46,7 @@ class TableRows:
             for row in rows.tolist()
         ]
 
-    def values(self, name: str, drop: frozenset[str] = frozenset()) -> tuple[Indices, list[str]]:
+    def values(self, name: str, drop: Sequence[str] = ()) -> tuple[Indices, list[str]]:
         """Return the index of the value of each row in a column, -1 where missing, (N,); and the values."""
         own = [self._cells(self.data.file, split, name, drop) for split in ("train", "val")]
         test = self._cells(self.test_file or self.data.file, "test", name, drop)
@@ -60,7 +58,7 @@ class TableRows:
             parts.append(np.array([*positions, -1])[codes])
         return np.concatenate(parts), list(index)
 
-    def _cells(self, file: TableFile, split: str, name: str, drop: frozenset[str]) -> Cells:
+    def _cells(self, file: TableFile, split: str, name: str, drop: Sequence[str]) -> Cells:
         return file.cells(name, self.rows[split]).select(drop=drop)  # type: ignore[arg-type]
 
     def samples(self) -> SampleTable:
@@ -85,7 +83,7 @@ class TableRows:
         columns = {column["name"]: column for column in self.data.fitted["columns"]}
         counts = {}
         for name in self.data.file.features:
-            drop = missing_values(columns[name]) if name in columns else frozenset()
+            drop = columns[name]["missing_values"] if name in columns else ()
             if self.test_file is None or name in self.test_file.frame:
                 counts[name] = int((self.values(name, drop)[0] < 0).sum())
         return {name: number for name, number in counts.items() if number}
@@ -102,9 +100,8 @@ class TableRows:
         """Yield findings about columns, one for each column."""
         data = self.data
         findings = self._groups() | self._leaks()
-        used_to_split = reasons(data.groups, data.time)
         for name, reason in data.fitted["left_out"].items():
-            if name not in used_to_split and name not in findings:
+            if name not in (data.groups, data.time, *findings):
                 what = "is constant" if reason == CONSTANT else f"is no feature: {reason}"
                 findings[name] = Finding("columns", "warning", f"column {name} {what}", [name], self._drop(name))
         for name, number in missing.items():

@@ -1,9 +1,10 @@
 """Data module for a folder of images with one subfolder per class, or with a file of labels."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from hashlib import blake2b
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,34 +13,32 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from typing_extensions import override
 
-from kindling.data.classification import count_classes
-from kindling.data.datamodule import SPLITS, ArrayDataset, Batch, Split
+from kindling.data.classification import LearnedTargets
+from kindling.data.datamodule import ArrayDataset, Batch, Split
 from kindling.data.disk_cache import DiskCache
 from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
 from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.bit_depth import warn_small_range
-from kindling.data.images.decode import ImageFiles, channel_moments
+from kindling.data.images.decode import ImageFiles, channel_moments, read_images
 from kindling.data.images.folder import check_folder
-from kindling.data.images.folder_checks import drop_broken, find_oddities, report_broken
+from kindling.data.images.folder_checks import drop_broken, report_broken, warn_oddities
 from kindling.data.images.image_splits import SplitImages
 from kindling.data.images.labels import LabelOptions, LabelTask
-from kindling.data.images.reading import ImageReader
-from kindling.data.images.samples import ImageTask, Sample
-from kindling.data.images.scan import list_images, warn_unused
+from kindling.data.images.pixel_cache import open_pixel_cache
+from kindling.data.images.samples import Sample
+from kindling.data.images.scan import find_images
 from kindling.data.images.split_file import write_image_split
 from kindling.data.images.targets import encode_labels, target_format
 from kindling.data.images.trained import TRAINED, digest_trained, merge_trained
 from kindling.data.tables.target import check_target_task
-from kindling.data.tables.values import as_name
+from kindling.data.tables.values import missing_texts
 from kindling.utils.console import progress
 from kindling.utils.hyperparameters import check_range
 from kindling.utils.text import join_names
 
-logger = logging.getLogger(__name__)
 
-
-class ImageFolderDataModule(AugmentedImages):
+class ImageFolderDataModule(LearnedTargets, AugmentedImages):
     """Labeled images, decoded to RGB and resized to one size.
 
     They are laid out as `<class>/*.jpg` or `{train,val,test}/<class>/*.jpg`; or `labels` is a file with a row for each
@@ -120,53 +119,18 @@ class ImageFolderDataModule(AugmentedImages):
             check_range("image_size", image_size, 1)
         self.data_dir = Path(data_dir)
         self.labels = None if labels is None else Path(labels)
-        self._label_options = LabelOptions(
-            target=(target,) if isinstance(target, str) else tuple(target),
-            task=task,
-            missing=[*map(as_name, [missing] if isinstance(missing, str) else missing)],
-            decimal=decimal,
-            groups=groups,
-            time=time,
-        )
+        targets = (target,) if isinstance(target, str) else tuple(target)
+        self._label_options = LabelOptions(targets, task, missing_texts(missing), decimal, groups=groups, time=time)
         if fold is not None:
             check_fold(fold, "images", split=split)
         if labels is None and split is None and task not in ("auto", "classification"):
             raise ValueError(f"--data.task {task} needs a file of labels: add --data.labels FILE")
-        self.image_size = image_size
-        self.split = split
-        self.test_split = test_split
-        self.groups, self.time, self.fold = groups, time, fold
-        self.predict = predict
-        self.skip_broken = skip_broken
-        self.memory_gb = memory_gb
         check_range("cache_gb", cache_gb, 0)
-        self.cache_dir, self.cache_gb = cache_dir, cache_gb
+        self.image_size, self.split, self.test_split = image_size, split, test_split
+        self.groups, self.time, self.fold = groups, time, fold
+        self.predict, self.skip_broken = predict, skip_broken
+        self.memory_gb, self.cache_dir, self.cache_gb = memory_gb, cache_dir, cache_gb
         self._restored: FittedState = {}  # of the checkpoint from which training resumes
-
-    @property
-    def task(self) -> ImageTask:
-        """Whether labels are classes, numbers or several classes per image."""
-        task: ImageTask = self.fitted_state.get("task", "classification")
-        return task
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, sorted; numbers have no such attribute."""
-        if self.task == "regression":
-            raise AttributeError(f"the labels of {self.origin} are numbers, which have no classes")
-        return tuple(self.fitted_state["classes"])
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes; numbers have no such attribute."""
-        return len(self.class_names)
-
-    @property
-    def class_counts(self) -> tuple[int, ...]:
-        """Number of training images per class, if each has one."""
-        if self.task != "classification":
-            raise AttributeError("only images with one class each are counted by class")
-        return count_classes(self, self.num_classes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -178,16 +142,14 @@ class ImageFolderDataModule(AugmentedImages):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # If training resumes, images may have been added.
         trained = merge_trained([self.fitted, state_dict])
-        others = {name: value for name, value in state_dict.items() if name != TRAINED}
-        # Older checkpoints have no levels: they were trained on the full 16-bit range.
-        super().load_state_dict({"levels": None, **others} if state_dict else {})
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != TRAINED})
         self.fitted |= trained
-        if state_dict:
-            check_target_task(self._label_options.task, state_dict.get("task", "classification"))
-        if state_dict and hasattr(self, "train"):  # `fit` reads the images before the checkpoint
+        if not state_dict:
+            return
+        check_target_task(self._label_options.task, self.task)
+        if hasattr(self, "train"):  # `fit` reads the images before the checkpoint
             for split in ("val", "test"):
-                if held_out := [sample for sample in self._samples if sample.split == split]:
-                    self._images.check_unseen(held_out, self.fitted)
+                self._images.check_unseen(self._in_split(split), self.fitted)
 
     @override
     def restore_fitted(self, state: FittedState) -> None:
@@ -208,7 +170,8 @@ class ImageFolderDataModule(AugmentedImages):
         others = [{name: value for name, value in state.items() if name != TRAINED} for state in states]
         super().combine_fitted([state | target_format(state) for state in others])
         self.fitted |= merge_trained(states)
-        self.fitted |= {name: value for name, value in states[0].items() if name == "target"}
+        if "target" in states[0]:
+            self.fitted["target"] = states[0]["target"]
 
     @override
     def prepare_data(self) -> None:
@@ -217,41 +180,37 @@ class ImageFolderDataModule(AugmentedImages):
 
     @override
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
-        found = sorted(self._samples, key=lambda sample: SPLITS.index(sample.split))
-        held_out = [sample for sample in found if sample.split == "val"]
+        held_out = self._in_split("val")
         if not held_out and MEMBERS not in self.fitted:
             raise ValueError(
                 f"{self.data_dir} has no validation images: add a folder val/, or use kindling test, which takes all "
                 "images of a folder without splits"
             )
         self._images.check_unseen(held_out, self.fitted)
-        needed = sum(sample.split != "test" for sample in found)
+        kept = [*self._in_split("train"), *held_out]
         # Test images are decoded too, to find broken ones before training, but not kept in memory.
-        inputs, faults = self._read(
-            self.data_dir, found, needed, [self._images.digests[sample.file] for sample in found[:needed]]
-        )
+        found = [*kept, *self._in_split("test")]
+        inputs, faults = self._read(self.data_dir, found, len(kept))
         self._samples = drop_broken(self.data_dir, found, faults, self.skip_broken)
         classes = self._images.check_classes(self._samples)
         digests = [self._images.digests[sample.file] for sample in self._samples]
         if self.trainer is None or self.trainer.state.fn == "fit":  # images may have been added since the checkpoint
             self.fitted |= merge_trained([self.fitted, digest_trained(self._samples, digests)])
-        for line in find_oddities(self._samples, digests, classes, self.task):
-            logger.warning(line)
-        targets = self._encode([sample for sample in self._samples if sample.split != "test"])
-        end = sum(sample.split == "train" for sample in self._samples)
-        return ArrayDataset(inputs[:end], targets[:end]), ArrayDataset(inputs[end:], targets[end:])
+        warn_oddities(self._samples, digests, classes, self.task)
+        train, val = (self._encode(self._in_split(split)) for split in ("train", "val"))
+        return ArrayDataset(inputs[: len(train)], train), ArrayDataset(inputs[len(train) :], val)
 
     @override
     def load(self, split: Split) -> Batch:
-        samples = self._samples if hasattr(self, "train") else self._images.listed
-        if not any(sample.split == split for sample in samples):
-            if MEMBERS in self.fitted:
-                raise ValueError(
-                    f"{self.split or self.data_dir} has no {split} images: the members of the ensemble were trained on "
-                    "all; add --data.data_dir FOLDER to test on unseen images, or --data.predict FOLDER to predict"
-                )
-            samples = self._samples
-        chosen = [sample for sample in samples if sample.split == split]
+        given = [sample for sample in self._images.listed if sample.split == split]
+        # Splits that are given need not be drawn, for which all files are read.
+        chosen = self._in_split(split) if hasattr(self, "train") else given
+        if not chosen and MEMBERS in self.fitted:
+            raise ValueError(
+                f"{self.split or self.data_dir} has no {split} images: the members of the ensemble were trained on "
+                "all; add --data.data_dir FOLDER to test on unseen images, or --data.predict FOLDER to predict"
+            )
+        chosen = chosen or self._in_split(split)
         if not chosen:
             raise ValueError(f"{self.data_dir} has no {split} images: add a folder {split}/")
         if split == "test":
@@ -267,13 +226,7 @@ class ImageFolderDataModule(AugmentedImages):
             dataset: ArrayDataset = super().load_predict()
             self._predicted = self._tested
             return dataset
-        path = Path(self.predict)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} not found: set --data.predict to an image or a folder of images")
-        root, files = path.parent, [path.name]
-        if path.is_dir():
-            root, (files, unused) = path, list_images(path)
-            warn_unused(path, unused)
+        root, files = find_images(Path(self.predict))
         self._predicted = [Sample(file, "", "") for file in files]
         inputs, faults = self._read(root, self._predicted)
         if self.skip_broken:
@@ -322,20 +275,28 @@ class ImageFolderDataModule(AugmentedImages):
         self.fitted = self.fitted or fitted | self._restored
         return samples
 
-    def _read(
-        self, root: Path, samples: Sequence[Sample], needed: int | None = None, digests: Sequence[bytes] = ()
-    ) -> tuple[Any, list[str]]:
-        """Return the images that are not broken, and the fault of each image, see `ImageReader`."""
-        cache = DiskCache(self.cache_dir, self.cache_gb * 1e9)
+    def _in_split(self, split: str) -> list[Sample]:
+        return [sample for sample in self._samples if sample.split == split]
+
+    def _read(self, root: Path, samples: Sequence[Sample], cached: int | None = None) -> tuple[Any, list[str]]:
+        """Return the images that are not broken, and the fault of each image, see `read_images`.
+
+        With `cached`, only so many are returned, from the first; if they don't fit in memory, they are cached.
+        """
+        needed, shape, levels = cached or len(samples), self.input_shape, self.fitted_state.get("levels")
+        fits = needed * prod(shape) <= self.memory_gb * 1e9
+        cache = None
+        if cached and not fits:
+            digest = blake2b(b"".join(self._images.digests[sample.file] for sample in samples[:cached]), digest_size=16)
+            disk = DiskCache(self.cache_dir, self.cache_gb * 1e9)
+            cache = open_pixel_cache(disk, digest.hexdigest(), "train", cached, shape, levels)
+        paths = [str(root / sample.file) for sample in samples]
+        files = ImageFiles(paths, shape[-1], levels, cache, threads=self.cores)
         # Processes of a machine begin at different images, as they share what they decode.
-        begin = self.trainer.local_rank / self.trainer.num_devices if self.trainer else 0.0
-        reader = ImageReader(
-            self.input_shape, self.fitted_state.get("levels"), self.memory_gb, cache, self.cores, begin
-        )
-        images, faults = reader.read(root, samples, needed, digests)
-        if isinstance(images, ImageFiles) and self._chooses_workers:
+        start = needed * self.trainer.local_rank // self.trainer.num_devices if cache and self.trainer else 0
+        if not fits and self._chooses_workers:
             self.num_workers = self.cores
-        return images, faults
+        return read_images(files, needed, fits, start)
 
     def _warn_small_range(self, root: Path, samples: Sequence[Sample]) -> None:
         paths = [root / sample.file for sample in samples]
@@ -349,5 +310,4 @@ class ImageFolderDataModule(AugmentedImages):
     def _moments(self) -> tuple[Tensor, Tensor]:  # of 1,000 images if they don't fit in memory
         self._read_training()
         with progress("computing the mean of the training images"):
-            assert isinstance(self.train, ArrayDataset)
             return channel_moments(self.train.inputs, self.split_seed)

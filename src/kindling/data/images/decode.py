@@ -1,13 +1,11 @@
 """Decoding of image files to uint8 RGB tensors of one size, on all cores."""
 
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -22,35 +20,15 @@ from kindling.utils.inputs import (
     Levels,
     decode_image,
     exif_orientation,
-    has_16_bits,
     open_image,
 )
 from kindling.utils.text import count_noun
 
 JPEG_QUALITY = 95  # pixels of photographs change by about 1 of 255
-SAMPLED = ("JPEG", "PNG", "WEBP")  # compressed formats, in which a change of some pixels also changes later bytes
-SAMPLE = 65536  # bytes of each of the three parts of a large file that are hashed
 CHUNK_FILES = 16  # files per task of a thread: a task per file would cost as much as decoding a small file
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class ImageInfo(NamedTuple):
-    """Properties of an image file that need no decoding.
-
-    Attributes:
-        digest: Hash of the content, of large compressed files of their size, beginning, middle and end; of the path if
-            the file is not a readable image.
-        side: Shorter side in pixels; None if the file is not a readable image.
-        deep: Whether it has 16 bits per channel.
-        longer: Longer side in pixels.
-    """
-
-    digest: bytes
-    side: int | None
-    deep: bool = False
-    longer: int = 0
 
 
 class ImageFiles:
@@ -89,9 +67,7 @@ class ImageFiles:
 
     def read(self, numbers: Sequence[int]) -> Tensor:
         """Return images by their indices in `paths`."""
-        if self.cache:
-            return self.cache.read(numbers, self._decode)
-        return torch.stack(self._decode(numbers))
+        return self.cache.read(numbers, self._decode) if self.cache else torch.stack(self._decode(numbers))
 
     def read_in_threads(self, rows: Tensor) -> Tensor:
         """Return images like `self[rows]`, decoded in threads; not for worker processes, which share the cores."""
@@ -125,32 +101,6 @@ def in_parallel(
     with progress(text, len(items)) as done, ThreadPoolExecutor(threads or share_of_cores()) as pool:
         results: Iterable[list[Result]] = pool.map(work, range(0, len(items), CHUNK_FILES))
         return list(chain.from_iterable(results))
-
-
-def inspect(path: str) -> ImageInfo:
-    """Return the properties of an image file without decoding it."""
-    try:
-        with Path(path).open("rb") as file, open_image(file) as image:
-            side, deep, longer = min(image.size), has_16_bits(image, _read(file, 0, 25)), max(image.size)
-            return ImageInfo(_digest(file, sampled=image.format in SAMPLED), side, deep, longer)
-    except Exception:  # Pillow may raise any exception for a damaged file
-        return ImageInfo(blake2b(path.encode(), digest_size=16).digest(), None)
-
-
-def _digest(file: BinaryIO, sampled: bool) -> bytes:
-    """Return a hash of a file; of its size and three parts if it is large and `sampled`."""
-    size = file.seek(0, os.SEEK_END)
-    if not sampled or size <= 3 * SAMPLE:
-        return blake2b(_read(file, 0, size), digest_size=16).digest()
-    digest = blake2b(str(size).encode(), digest_size=16)
-    for start in (0, size // 2, size - SAMPLE):
-        digest.update(_read(file, start, SAMPLE))
-    return digest.digest()
-
-
-def _read(file: BinaryIO, start: int, size: int) -> bytes:
-    file.seek(start)
-    return file.read(size)
 
 
 def read_image(path: str | Path, shape: tuple[int, ...], levels: Levels = None) -> Tensor:
@@ -198,19 +148,18 @@ def read_images(
         The needed images (n, 3, size, size) that are not broken; and the fault of each file, "" if it has none.
     """
     images = torch.empty(needed if in_memory else 0, 3, files.size, files.size, dtype=torch.uint8)
+    faults = [""] * len(files.paths)
 
-    def read(number: int) -> str:
+    def read(number: int) -> None:
         try:
             (image,) = files.read([number])
         except (OSError, ValueError) as error:
-            return str(error.__cause__ or error)  # without the path
-        if number < len(images):
-            images[number] = image
-        return ""
+            faults[number] = str(error.__cause__ or error)  # without the path
+        else:
+            if number < len(images):
+                images[number] = image
 
-    order = [*range(start, len(files.paths)), *range(start)]
-    faults = in_parallel(read, order, "decoding", files.threads)
-    faults = faults[len(order) - start :] + faults[: len(order) - start]
+    in_parallel(read, [*range(start, len(faults)), *range(start)], "decoding", files.threads)
     intact = [number for number in range(needed) if not faults[number]]
     if not in_memory:
         return files.select(intact), faults

@@ -10,9 +10,9 @@ import numpy as np
 
 from kindling.data.datamodule import SPLITS
 from kindling.data.fitted_state import MEMBERS
-from kindling.data.images.decode import inspect
 from kindling.data.images.folder import check_folder, find_samples
 from kindling.data.images.groups import groups_in_paths
+from kindling.data.images.image_info import inspect
 from kindling.data.images.labels import LabeledImages, LabelOptions, read_labels
 from kindling.data.images.samples import Sample
 from kindling.data.images.split_file import read_image_split

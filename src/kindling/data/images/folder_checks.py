@@ -3,11 +3,11 @@
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from kindling.data.images.bit_depth import find_levels
-from kindling.data.images.decode import ImageInfo
+from kindling.data.images.image_info import ImageInfo
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.data.images.scan import subfolders
 from kindling.data.images.targets import classes_in
@@ -21,8 +21,8 @@ def check_classes(
     root: Path,
     found: Sequence[Sample],
     usable: Sequence[Sample],
-    task: ImageTask = "classification",
-    known: Sequence[str] | None = None,
+    task: ImageTask,
+    known: Sequence[str] | None,
 ) -> list[str]:
     """Return the names of the classes in the order of the model's outputs.
 
@@ -31,7 +31,7 @@ def check_classes(
         found: All images.
         usable: The images not known to be broken.
         task: Whether an image has one class or several.
-        known: The classes in a file of labels; by default those of the images, sorted.
+        known: The classes in a file of labels; None for those of the images, sorted.
 
     Raises:
         ValueError: If there are fewer than two classes, or one of them has no training images.
@@ -55,14 +55,12 @@ def check_classes(
     return classes
 
 
-def find_oddities(
-    samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str], task: ImageTask = "classification"
-) -> Iterator[str]:
-    """Yield a warning for each class without images in a split, and for copies of images."""
+def warn_oddities(samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str], task: ImageTask) -> None:
+    """Warn about classes without images in a split, and about copies of images."""
     for split in ("val", "test"):
         found = {name for sample in samples if sample.split == split for name in classes_in(sample.label, task)}
         if missing := [name for name in classes if name not in found]:
-            yield f"{split} has no images of {join_names(missing, 3)}"
+            logger.warning(f"{split} has no images of {join_names(missing, 3)}")
     copies = defaultdict(list)
     for sample, digest in zip(samples, digests, strict=True):
         copies[digest].append(sample)
@@ -70,7 +68,7 @@ def find_oddities(
     for field, what in (("split", "split"), ("label", what_label)):
         if differing := [same for same in copies.values() if len({getattr(sample, field) for sample in same}) > 1]:
             pairs = [" = ".join(sample.file for sample in same) for same in differing]
-            yield f"the same image in more than one {what}: {join_names(pairs, 3)}"
+            logger.warning(f"the same image in more than one {what}: {join_names(pairs, 3)}")
 
 
 def find_training_levels(

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kindling.data.images.decode import ImageInfo, in_parallel, inspect
+from kindling.data.images.decode import in_parallel
 from kindling.data.images.find_labeled import find_labeled
 from kindling.data.images.folder_checks import check_classes, find_training_levels
+from kindling.data.images.image_info import ImageInfo, inspect
 from kindling.data.images.labels import LabelOptions
 from kindling.data.images.samples import Sample
 from kindling.data.images.splits import check_split, make_image_splits
@@ -47,7 +48,7 @@ class SplitImages:
         cores: int,
     ) -> None:
         self.cores = cores
-        self.root, self.source, self.is_split, self.fitted = root, labels or root, split is not None, fitted
+        self.root, self.source, self.has_split_file, self.fitted = root, labels or root, split is not None, fitted
         self.labeled = find_labeled(root, labels, split, options, fitted)
         self.listed = self._as_test() if self.labeled.is_other else self.labeled.samples
 
@@ -58,7 +59,7 @@ class SplitImages:
 
     def check_unseen(self, samples: Sequence[Sample], fitted: Mapping[str, Any]) -> None:
         """Raise ValueError if the model was trained on some of the images."""
-        if TRAINED not in fitted:  # of an older checkpoint
+        if TRAINED not in fitted or not samples:  # a checkpoint of version 0.1.0 has no digests
             return
         known = self.infos if "infos" in self.__dict__ else self._inspect(samples)
         check_unseen(self.root, samples, [known[sample.file].digest for sample in samples], fitted)
@@ -84,7 +85,7 @@ class SplitImages:
         """
         classes = [] if self.fitted else self.check_classes(self.listed)
         samples, learned, labeled = self.listed, dict[str, Any](), self.labeled
-        if self.is_split:
+        if self.has_split_file:
             labeled.constraints.check(np.array([sample.split for sample in samples], dtype=object))
         else:
             if self.fitted and "split" not in self.fitted:  # training drew no splits

@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 SEPARATORS = "|;,"  # between several classes in a cell, in this order
 BINARY = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}  # in a column of one class
-HELD_OUT = ("test", "val")
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,13 @@ class LabelColumn:
     def check(self, has_splits: bool) -> None:
         """Raise ValueError if nothing can be learned from these labels."""
         if self.target is not None:
-            self.target.check(HELD_OUT, given=has_splits or self.task == "classification")
+            self.target.check(("test", "val"), given=has_splits or self.task == "classification")
 
     def learn(self, splits: NDArray[np.object_]) -> dict[str, Any]:
         """Return what is needed to read another file, and warn about oddities, given the split of each row (N,)."""
         if self.target is None:
             return {"separator": self.separator}
-        learned, oddities = self.target.learn(splits, ())
-        for line in oddities:
-            logger.warning(line)
+        learned = self.target.learn(splits, ())
         return {} if self.task == "classification" else learned
 
 
@@ -111,7 +108,8 @@ def read_columns(
         is_empty = read_cells(frame[name]).codes < 0
         cells = read_cells(frame[name], missing)
         values = [BINARY.get(as_name(value).lower()) for value in cells.values]
-        for code in [code for code, value in enumerate(values) if value is None][:1]:
+        if None in values:
+            code = values.index(None)
             row, value = int(np.flatnonzero(cells.codes == code)[0]), abbreviate(cells.values[code])
             raise ValueError(f"{path}: {locate_row(path, frame, row)} has {value} in the column {name}, not 0 or 1")
         has_class[:, position] = np.array([*values, False], dtype=bool)[cells.codes]
@@ -149,16 +147,13 @@ def read_column(
     table = TableFile(path, name, missing)
     cells = table.cells(name)
     names = [*map(as_name, cells.values)]
-    separator: str | None = (
-        fitted["separator"] if fitted.get("separator") else find_separator(cells, task == "multilabel")
-    )
-    if task == "multilabel" or (task == "auto" and separator):
-        if task == "auto" and separator:
-            several = int(cells.counts[[separator in each for each in names]].sum())
-            rows = count_noun(several, "row of", "rows of")
-            logger.info(
-                f"{rows} {path} list several classes in {name}, so multilabel (--data.task classification for one)"
-            )
+    separator: str | None = fitted.get("separator") or find_separator(cells, task == "multilabel")
+    if task == "auto" and separator:
+        several = int(cells.counts[[separator in each for each in names]].sum())
+        rows = count_noun(several, "row of", "rows of")
+        logger.info(f"{rows} {path} list several classes in {name}, so multilabel (--data.task classification for one)")
+        task = "multilabel"
+    if task == "multilabel":
         return _read_lists(table, separator)
     target = known_target(table, fitted) if task == "regression" and fitted else choose_target(table, task, decimal)
     table.warn_unlabelled(target.known)
@@ -166,8 +161,8 @@ def read_column(
         numbers = [np.format_float_positional(number, trim="-") for number in target.numbers]
         labels = [number if known else None for number, known in zip(numbers, target.known, strict=True)]
         return LabelColumn(labels, "regression", target=target)
-    if task == "auto" and (len(names) <= MAX_USUAL_CLASSES or any(map(np.isnan, map(as_number, names)))):
-        are_numbers = not any(map(np.isnan, map(as_number, names)))
+    are_numbers = not any(map(np.isnan, map(as_number, names)))
+    if task == "auto" and (len(names) <= MAX_USUAL_CLASSES or not are_numbers):
         hint = "--data.task regression for numbers" if are_numbers else "classification"
         if splits_at := find_separator(cells, are_lists=True):
             hint = f"--data.task multilabel splits them at {splits_at}"

@@ -10,7 +10,7 @@ import numpy as np
 from kindling.data.images.file_column import FileColumn
 from kindling.data.images.label_columns import LabelColumn, choose_columns, read_column, read_columns
 from kindling.data.images.samples import ImageTask, Sample
-from kindling.data.images.scan import list_images, warn_unused
+from kindling.data.images.scan import find_images
 from kindling.data.images.splits import read_split_column
 from kindling.data.split_constraints import SplitConstraints
 from kindling.data.splitting import LEFT_OUT
@@ -103,8 +103,7 @@ def read_labels(
     Raises:
         ValueError: If the file, or a value in it, can't be used.
     """
-    images, unused = list_images(root)
-    warn_unused(root, unused)
+    _, images = find_images(root)
     frame = read_table(path)
     constraining = (options.groups, options.time)
     if constrained:

@@ -77,6 +77,17 @@ def list_images(folder: Path, deep: bool = True) -> Listing:
     return Listing(sorted(images), {reason: sorted(files) for reason, files in unused.items()})
 
 
+def find_images(path: Path) -> tuple[Path, list[str]]:
+    """Return a folder and the images in it, or for a single image its folder and name; warn about unused files."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found: give an image or a folder of images")
+    if not path.is_dir():
+        return path.parent, [path.name]
+    images, unused = list_images(path)
+    warn_unused(path, unused)
+    return path, images
+
+
 def files_below(folder: str, ancestors: frozenset[Identity] | None, hidden: bool = False) -> Iterator[tuple[str, str]]:
     """Yield the files in a folder, each with the reason why it is not used, "" for an image.
 

@@ -1,6 +1,5 @@
 """Images of a folder to prepare: their files, or pixels."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import chain
@@ -13,13 +12,11 @@ from torch import Tensor
 from kindling.data.datamodule import SPLITS
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.decode import shrink_image
-from kindling.data.images.folder_checks import find_oddities
+from kindling.data.images.folder_checks import warn_oddities
 from kindling.data.images.samples import Sample
 from kindling.data.images.trained import TRAINED
 from kindling.data.statistics import image_moments
 from kindling.utils.inputs import decode_image
-
-logger = logging.getLogger(__name__)
 
 
 class ImageSource:
@@ -82,8 +79,7 @@ class ImageSource:
         data = self.data
         usable: list[Sample] = [self.samples[split][index] for split, indices in kept.items() for index in indices]
         classes = data._images.check_classes(usable)
-        for line in find_oddities(usable, [data._images.digests[each.file] for each in usable], classes, data.task):
-            logger.warning(line)
+        warn_oddities(usable, [data._images.digests[each.file] for each in usable], classes, data.task)
         return {
             "task": data.task,
             "input_shape": self.shape,

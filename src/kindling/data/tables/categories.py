@@ -7,14 +7,14 @@ that their own targets do not leak into their features.
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kindling.data.array_types import Floats, Indices
+from kindling.data.tables.target_sums import TargetSums, are_classes, differ, sum_targets, variances
 from kindling.data.tables.values import Targets, sort_names
 from kindling.utils.text import count_noun, join_names
 
@@ -52,7 +52,7 @@ def learn_categories(name: str, codes: Indices, names: Sequence[str], targets: T
 
 def learn_target(name: str, codes: Indices, names: Sequence[str], targets: Targets) -> dict[str, Any]:
     """Learn the mean of each target column per category; without `encodings` if the categories do not differ."""
-    totals = _sum(np.zeros(len(targets), dtype=np.int64), targets, 1).sums[0]
+    totals = sum_targets(np.zeros(len(targets), dtype=np.int64), targets, 1).sums[0]
     classes = _largest(totals, _max_features(len(targets))) if len(totals) > 2 else np.array([len(totals) - 1])
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     kept = _largest(counts, MAX_STORED_NUMBERS // len(classes))
@@ -61,10 +61,10 @@ def learn_target(name: str, codes: Indices, names: Sequence[str], targets: Targe
         logger.warning(f"column {name}: {others} none of the {len(kept):,} most frequent categories")
     positions = np.full(len(names) + 1, -1)
     positions[kept] = np.arange(len(kept))
-    table = _sum(positions[codes], targets, len(kept), len(totals))
+    table = sum_targets(positions[codes], targets, len(kept), len(totals))
     learned = {"known": [names[position] for position in kept], "classes": classes.tolist()}
-    within, between, rows = _variances(table)
-    if not _differ(within, between, len(kept)):
+    within, between, rows = variances(table)
+    if not differ(within, between, len(kept)):
         return learned
     learned |= {"prior": (totals[classes] / len(targets)).tolist(), "smoothing": rows * within / (between - within)}
     return learned | {"encodings": _shrunk_means(table, learned).round(6).tolist()}
@@ -77,9 +77,9 @@ def are_codes(values: Floats, targets: Targets) -> bool:
     _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
     if len(counts) <= MAX_NUMERIC_VALUES or is_text(counts):
         return False
-    table = _sum(codes, targets, len(counts))
-    within, between, rows = _variances(table)
-    if not _differ(within, between, len(counts)):
+    table = sum_targets(codes, targets, len(counts))
+    within, between, rows = variances(table)
+    if not differ(within, between, len(counts)):
         return False
     deviations = table.sums / counts[:, None] - table.sums.sum(axis=0) / len(values)
     weights = np.sqrt(counts[1:] * counts[:-1])
@@ -119,7 +119,7 @@ def encode_target(
     encoded = [encodings[position] if position >= 0 else prior for position in positions.tolist()]
     features = np.array(encoded, dtype=np.float32)[codes]
     if targets is not None:
-        known = targets >= 0 if _are_classes(targets) else ~np.isnan(targets)
+        known = targets >= 0 if are_classes(targets) else ~np.isnan(targets)
         trained = np.flatnonzero(known & (positions[codes] >= 0))
         features[trained] = _out_of_fold(positions[codes[trained]], targets[trained], column)
     return features
@@ -136,15 +136,14 @@ def check_unseen(codes: Indices, names: Sequence[str], column: Mapping[str, Any]
     unseen, present = np.count_nonzero(unseen_names[codes] & (codes >= 0)), np.count_nonzero(codes >= 0)
     if not unseen:
         return
-    many = len(known) >= MAX_ONE_HOT
-    all_known = "known" in column and len(known) < MAX_STORED_NUMBERS // len(column["classes"])
-    rare = "rare or " if many and not all_known else ""
+    are_all = "known" not in column or len(known) < MAX_STORED_NUMBERS // len(column["classes"])
+    rare = "" if are_all else "rare or "
     examples = join_names([names[position] for position in np.flatnonzero(unseen_names[:-1])[:3].tolist()])
     rows = count_noun(int(present), "row has", "rows have")
     message = f"{what}: {unseen:,} of {rows} a value {rare}unseen in training, such as {examples}"
     if unseen < max(MIN_UNSEEN_ROWS, UNSEEN_FRACTION * present):
         logger.warning(message)
-    elif column["kind"] == "category" and (is_only or not many):
+    elif column["kind"] == "category" and (is_only or len(known) < MAX_ONE_HOT):
         raise ValueError(f"{message}; the model knows {join_names(known, 10)}")
     else:
         logger.warning(f"{message}; they are encoded without a category")
@@ -167,55 +166,7 @@ def _largest(counts: Indices, number: int) -> Indices:
     return np.sort(np.argsort(-counts, kind="stable")[:number])
 
 
-class _Sums(NamedTuple):
-    """Sums of target columns per category.
-
-    Attributes:
-        counts: Number of rows, (C, 1).
-        sums: Sum of each target column, (C, K).
-        squares: Sum of the squares of all target columns in all rows.
-    """
-
-    counts: Floats
-    sums: Floats
-    squares: float
-
-
-def _are_classes(targets: Targets) -> bool:
-    return bool(np.issubdtype(targets.dtype, np.integer))
-
-
-def _sum(codes: Indices, targets: Targets, categories: int, columns: int = 0) -> _Sums:
-    """Sum the targets (N,) of the rows of each category; those with code -1 are left out.
-
-    Classes are `columns` indicators, by default as many as occur; numbers are a single column.
-    """
-    codes, targets = codes[codes >= 0], targets[codes >= 0]
-    counts = np.bincount(codes, minlength=categories)[:, None].astype(np.float64)
-    if not _are_classes(targets):
-        sums = np.bincount(codes, weights=targets, minlength=categories).astype(np.float64)
-        return _Sums(counts, sums[:, None], float((targets**2).sum()))
-    columns = columns or int(targets.max(initial=0)) + 1
-    pairs = np.bincount(codes * columns + targets, minlength=categories * columns)
-    return _Sums(counts, pairs.reshape(categories, columns).astype(np.float64), float(len(codes)))
-
-
-def _variances(table: _Sums) -> tuple[float, float, float]:
-    """Return the mean squares within and between categories, as in ANOVA, and the typical size of a category."""
-    counts, sums = table.counts, table.sums
-    categories, rows = len(counts), counts.sum()
-    explained = (sums**2 / counts).sum()
-    within = (table.squares - explained) / max(1, rows - categories)
-    between = (explained - (sums.sum(axis=0) ** 2 / rows).sum()) / (categories - 1)
-    return float(within), float(between), float((rows - (counts**2).sum() / rows) / (categories - 1))
-
-
-def _differ(within: float, between: float, categories: int) -> bool:
-    """Return whether categories differ by more than two standard errors of the F statistic."""
-    return between > within * (1 + 2 * math.sqrt(2 / categories))
-
-
-def _shrunk_means(table: _Sums, learned: Mapping[str, Any]) -> Floats:
+def _shrunk_means(table: TargetSums, learned: Mapping[str, Any]) -> Floats:
     """Return the shrunk mean of each encoded target column per category; an empty category has that of all rows."""
     prior, smoothing = np.array(learned["prior"]), max(learned["smoothing"], 1e-6)
     means: Floats = (table.sums[:, learned["classes"]] + smoothing * prior) / (table.counts + smoothing)
@@ -227,11 +178,11 @@ def _out_of_fold(codes: Indices, targets: Targets, column: Mapping[str, Any]) ->
     # RandomState is frozen across NumPy versions, so the folds are the same wherever training resumes.
     folds = np.random.RandomState(0).permutation(len(codes)) % FOLDS
     categories, columns = len(column["known"]), max(column["classes"]) + 1
-    if _are_classes(targets):
+    if are_classes(targets):
         columns = max(columns, int(targets.max(initial=0)) + 1)
     encoded = np.empty((len(codes), len(column["classes"])))
     for fold in range(FOLDS):
         rows = folds == fold
-        others = _sum(codes[~rows], targets[~rows], categories, columns)
+        others = sum_targets(codes[~rows], targets[~rows], categories, columns)
         encoded[rows] = _shrunk_means(others, column)[codes[rows]]
     return encoded

@@ -85,13 +85,8 @@ def read_cells(column: "Series", missing: Collection[str] = ()) -> Cells:
     return cells.select(drop={"", *missing}) if missing or "" in cells.values else cells
 
 
-def read_names(column: "Series", missing: Collection[str] = ()) -> tuple[Indices, list[str]]:
-    """Read a column as names: the index of each row, -1 where missing, (N,); and the names in order of appearance."""
-    return name_cells(read_cells(column, missing))
-
-
 def name_cells(cells: Cells) -> tuple[Indices, list[str]]:
-    """Return the cells as category names, see `read_names`."""
+    """Return the index of the name of each cell, -1 where missing, (N,); and the names in order of appearance."""
     names = [*map(as_name, cells.values)]
     index = {name: number for number, name in enumerate(dict.fromkeys(names))}
     if len(index) == len(names):

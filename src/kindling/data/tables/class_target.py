@@ -1,8 +1,9 @@
 """A target column of classes."""
 
+import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from kindling.data.tables.number_parsing import as_number
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import MISSING_WORD, Column, abbreviate, missing_option, sort_names
 from kindling.utils.text import count_noun, join_names
+
+logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 1000
 MAX_USUAL_CLASSES = 20  # a column with more distinct values may not contain classes
@@ -36,7 +39,6 @@ class ClassTarget:
     Args:
         table: The file.
         classes: Names of the classes in the training rows, if they are known.
-        no_class: Additional texts that mean that a row has no class.
         is_chosen: Whether the user says that the values are classes; then there may be more than 1,000.
 
     Attributes:
@@ -49,11 +51,9 @@ class ClassTarget:
     task: Literal["classification"] = "classification"
     noun = "class"
 
-    def __init__(
-        self, table: TableFile, classes: Sequence[str] = (), no_class: Collection[str] = (), is_chosen: bool = False
-    ) -> None:
+    def __init__(self, table: TableFile, classes: Sequence[str] = (), is_chosen: bool = False) -> None:
         self.table, self.classes, self.is_chosen = table, classes, is_chosen
-        self.labels, self.names = name_cells(table.cells(table.target).select(drop=no_class))
+        self.labels, self.names = name_cells(table.cells(table.target))
         self.known: NDArray[np.bool_] = self.labels >= 0
         self.strata = self.labels
 
@@ -91,14 +91,11 @@ class ClassTarget:
                 f"--data.split{regression}"
             )
 
-    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-        """Learn the classes from the training rows.
-
-        Returns:
-            The state to save as plain values, and a warning for each oddity.
-        """
+    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> dict[str, Any]:
+        """Learn the classes from the training rows, warn about oddities, and return the state to save."""
         self.classes = sort_names(self.names[label] for label in np.unique(self.labels[splits == "train"]))
-        return {"classes": self.classes}, [*self._find_oddities(splits, held_out)]
+        self._warn_oddities(splits, held_out)
+        return {"classes": self.classes}
 
     def encode(self, rows: NDArray[np.bool_]) -> Indices:
         """Return the class of some rows as an index into the learned classes, int64 (n,).
@@ -123,8 +120,8 @@ class ClassTarget:
         """Return the columns that determine the class, given their cells in some rows."""
         return find_leaky_columns(cells, columns, self.encode(rows))
 
-    def _find_oddities(self, splits: NDArray[np.object_], held_out: Collection[str]) -> Iterator[str]:
-        """Yield a warning for each oddity of the classes."""
+    def _warn_oddities(self, splits: NDArray[np.object_], held_out: Collection[str]) -> None:
+        """Warn about classes that may mean missing, that are absent in a split, or that differ only in case."""
         names = {
             split: {self.names[label] for label in np.unique(self.labels[splits == split])}
             for split in ("train", *held_out)
@@ -133,12 +130,12 @@ class ClassTarget:
         if words := [name for name in sort_names(names["train"]) if MISSING_WORD.fullmatch(name)]:
             option = missing_option([*self.table.missing, *words])
             noun, subject = ("class", "it means") if len(words) == 1 else ("classes", "they mean")
-            yield f"{what} has the {noun} {join_names(words)}: if {subject} missing, {option}"
+            logger.warning(f"{what} has the {noun} {join_names(words)}: if {subject} missing, {option}")
         for split in held_out:
             if absent := names["train"] - names[split]:
-                yield f"{split} has no rows of {join_names(sort_names(absent))}"
+                logger.warning(f"{split} has no rows of {join_names(sort_names(absent))}")
         spellings = Counter(name.lower() for name in names["train"])
         if alike := [name for name in sort_names(names["train"]) if spellings[name.lower()] > 1]:
-            yield (
+            logger.warning(
                 f"{what} has classes that differ only in case: {join_names(alike)}; use one spelling for the same class"
             )

@@ -7,18 +7,17 @@ the field separator, and the training file. The order of day and month is inferr
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 
 from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.dates import short_years
+from kindling.data.tables.dates import is_year_first
 from kindling.data.tables.file_style import FileStyle, read_style, texts_of
 from kindling.data.tables.number_parsing import EXPONENT, decimal_evidence, limited
 from kindling.data.tables.scaling import MISFIT_MARGIN, misfit
 from kindling.data.tables.units import adapt_units, convert
-from kindling.data.tables.values import LEGACY_MISSING, MISSING_WORD, Column, abbreviate
+from kindling.data.tables.values import MISSING_WORD, Column, abbreviate
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
@@ -45,24 +44,17 @@ def drop_missing_words(cells: Cells, unparsed: Indices, what: str) -> Indices:
 def read_values(cells: Cells, column: Column, strict: bool = False) -> Floats:
     """Return the distinct values as numbers or days, NaN where they are neither.
 
-    Numbers such as 1e300 are NaN if `strict`, as they may be codes; older checkpoints read all that Python reads.
+    Numbers such as 1e5 are NaN if `strict`, as they may be codes.
     """
     if column["kind"] == "date":
         return cells.days(column["day_first"])
     numbers, units = cells.quantities(column["decimal"])
     if not strict:
-        as_python = "missing_values" not in column and column["decimal"] == "."
         numbers = numbers.copy()
         for position in np.flatnonzero(np.isnan(numbers)).tolist():
-            if as_python or EXPONENT.fullmatch(str(cells.values[position])):
-                with suppress(ValueError, TypeError, OverflowError):
-                    numbers[position] = limited([float(cells.values[position])])[0]
+            if EXPONENT.fullmatch(str(cells.values[position])):
+                numbers[position] = limited([float(cells.values[position])])[0]
     return convert(numbers, units, column)
-
-
-def missing_values(column: Column) -> frozenset[str]:
-    """Return the texts that mean missing in a column."""
-    return frozenset(column["missing_values"]) if "missing_values" in column else LEGACY_MISSING
 
 
 def adapt_columns(
@@ -76,7 +68,7 @@ def adapt_columns(
 def _adapt(column: Column, cells: Cells, style: FileStyle, what: str) -> Column:
     if column["kind"] == "date":
         day_first = style.day_first(column["name"])
-        if short_years(texts_of(cells)):
+        if is_year_first(texts_of(cells)):
             return column | {"day_first": None}
         return column if day_first is None or column["day_first"] is None else column | {"day_first": day_first}
     if column["kind"] == "number":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kindling.data.array_types import Floats
 from kindling.data.tables.cells import Cells
 from kindling.data.tables.column_parsing import as_numbers, read_values
-from kindling.data.tables.dates import as_days, field_order, read_days, short_years
+from kindling.data.tables.dates import as_days, field_order, is_year_first, read_days
 from kindling.data.tables.file_style import SAMPLE_SIZE, FileStyle, texts_of
 from kindling.data.tables.number_parsing import DECIMALS, EXPONENT, as_number, decimal_evidence, read_quantities
 from kindling.data.tables.scaling import range_of
@@ -98,7 +98,7 @@ def _learn_date(name: str, cells: Cells, style: FileStyle) -> Column | None:
     day_first = style.day_first(name)
     if day_first is None:
         day_first = style.decimal == ","  # the day comes first in countries that write 1,5
-    if short_years(texts_of(cells)):
+    if is_year_first(texts_of(cells)):
         day_first = None
     if _is_other_kind(cells, lambda values: read_days(values, day_first)):
         return None
@@ -152,7 +152,7 @@ def _warn_assumptions(column: Column, cells: Cells, markers: Sequence[str], styl
         logger.warning(f"column {name}: these values of the training rows are treated as missing: {texts}")
     if column["kind"] == "number":
         warn_mixed_units(column, cells)
-    elif (years := short_years(texts_of(cells))) is not None:
+    elif (years := is_year_first(texts_of(cells))) is not None:
         date, order = texts_of(cells)[0], "year" if years else "day" if column["day_first"] else "month"
         logger.warning(f"column {name}: {date} is read with the {order} first; write years with four digits to be sure")
     elif style.day_first(name) is None:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from kindling.data.classification import count_classes
-from kindling.data.datamodule import ArrayDataset, BaseDataModule, Batch, Split
+from kindling.data.classification import LearnedTargets
+from kindling.data.datamodule import ArrayDataset, Batch, Split
 from kindling.data.fitted_state import MEMBERS, FittedState
 from kindling.data.folds import check_fold
 from kindling.data.split_constraints import SplitConstraints
@@ -21,11 +21,11 @@ from kindling.data.tables.files import read_table
 from kindling.data.tables.learning import encode_labeled_rows, learn_table, read_test_target
 from kindling.data.tables.rows import encode_rows, find_numeric_features, width
 from kindling.data.tables.same_data import check_columns, check_digest, digest_rows
-from kindling.data.tables.split_columns import read_constraints, reasons
+from kindling.data.tables.split_columns import read_constraints
 from kindling.data.tables.splits import make_table_splits, write_table_split
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.target import Target, Task, check_target_task, choose_target, known_target
-from kindling.data.tables.values import as_name
+from kindling.data.tables.values import missing_texts
 from kindling.utils.console import progress
 from kindling.utils.text import count_noun
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FRAME = "X"  # `path` of a data frame, as scikit-learn calls its argument
 
 
-class TableDataModule(BaseDataModule):
+class TableDataModule(LearnedTargets):
     """Rows of a CSV or Parquet file with a column of classes or numbers to predict.
 
     The encoding of the other columns is learned from the training rows only and saved in the checkpoint, see
@@ -86,9 +86,7 @@ class TableDataModule(BaseDataModule):
         self.path, self.target, self.drop = path, target, drop
         self._task = task
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
-        if not isinstance(missing, str | list | tuple):
-            raise ValueError(f"`missing` must be quoted texts, such as --data.missing '[\"?\"]', got {missing}")
-        self.missing = [*map(as_name, [missing] if isinstance(missing, str) else missing)]
+        self.missing = missing_texts(missing)
         self.decimal = decimal
         self.resumes = False  # whether training resumes with the encoding of a checkpoint
 
@@ -130,28 +128,6 @@ class TableDataModule(BaseDataModule):
             check_target_task(self._task, self.task)
 
     @property
-    def task(self) -> Literal["classification", "regression"]:
-        """Whether the target holds classes or numbers."""
-        return "classification" if self.fitted_state.get("target") is None else "regression"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes in the training rows; a target of numbers has no such attribute."""
-        return len(self.class_names)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, sorted, by value if all are numbers; a target of numbers has no such attribute."""
-        if self.task == "regression":
-            raise AttributeError(f"{self.target} holds numbers, which have no classes")
-        return tuple(self.fitted_state["classes"])
-
-    @property
-    def class_counts(self) -> tuple[int, ...]:
-        """Number of training rows per class; a target of numbers has no such attribute."""
-        return count_classes(self, self.num_classes)
-
-    @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """Shape of one row: `(number of features,)`."""
         return (sum(map(width, self.fitted_state["columns"])),)
@@ -190,21 +166,14 @@ class TableDataModule(BaseDataModule):
         """The groups and times of the rows of `path`."""
         return read_constraints(self.file, self.groups, self.time, self._target.known)
 
-    @property
-    def table(self) -> "DataFrame":
-        """The rows of `path` as they were read."""
-        return self.file.frame
-
     @cached_property
     def splits(self) -> NDArray[np.object_]:
         """The split of each row of `path`, (N,)."""
-        split = None if self.split is None else Path(self.split)
         are_members = MEMBERS in self.fitted  # of an ensemble, each of which has learned from other rows
-        if split is None and are_members:
+        if self.split is None and are_members:
             return np.where(self._target.known, "train", LEFT_OUT).astype(object)
-        sizes, seed = self._held_out, self.split_seed
         return make_table_splits(
-            self._target, self.constraints, sizes, seed, self.fold, split, needs_all=not are_members
+            self._target, self.constraints, self._held_out, self.split_seed, self.fold, self.split, not are_members
         )
 
     @cached_property
@@ -228,7 +197,7 @@ class TableDataModule(BaseDataModule):
     def load_training(self) -> tuple[ArrayDataset, ArrayDataset]:
         if not self.fitted:
             held_out = [split for split in self._held_out if split in self.splits]  # a data frame has no test split
-            used_to_split = reasons(self.groups, self.time)
+            used_to_split = [name for name in (self.groups, self.time) if name is not None]
             self.fitted = learn_table(
                 self._target, self.splits, held_out, self.constraints, self.drop, used_to_split, self.decimal
             )
@@ -244,7 +213,7 @@ class TableDataModule(BaseDataModule):
                     f"{self.path} has no test rows: the members of the ensemble were trained on different ones, all "
                     "together; add --data.test_path FILE to test on unseen rows, or --data.predict FILE to predict"
                 )
-            self.tested = self.table[self.splits == split]
+            self.tested = self.file.frame[self.splits == split]
             return self._rows_of(split)
         target = read_test_target(self.test_path, self.target, self.missing, self.fitted)
         self.tested = target.table.frame[target.known]
@@ -285,12 +254,8 @@ class TableDataModule(BaseDataModule):
     @override
     def keys(self, of: Literal["tested", "predicted"]) -> Mapping[str, Sequence[object]]:
         frame = self.predicted if of == "predicted" and self.predict else self.tested
-        texts = {
-            name: frame[name].astype(object).where(frame[name].notna(), "")
-            for name in self.fitted.get("keys", ())
-            if name in frame
-        }
-        return {name: column.tolist() for name, column in texts.items()}
+        names = [name for name in self.fitted.get("keys", ()) if name in frame]
+        return {name: frame[name].astype(object).where(frame[name].notna(), "").tolist() for name in names}
 
     @override
     def sample_details(self, row: int) -> dict[str, object]:

@@ -179,7 +179,7 @@ def field_order(text: str) -> str | None:
     return "day" if first > 12 else "month" if second > 12 else "?"
 
 
-def short_years(texts: Sequence[str]) -> bool | None:
+def is_year_first(texts: Sequence[str]) -> bool | None:
     """Return whether the year comes first in ambiguous dates such as 24-03-14.
 
     The field with fewer distinct values is assumed to be the year.

@@ -9,7 +9,7 @@ import numpy as np
 
 from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells, name_cells
-from kindling.data.tables.column_parsing import as_numbers, missing_values
+from kindling.data.tables.column_parsing import as_numbers
 from kindling.data.tables.values import Column
 from kindling.utils.text import join_names
 
@@ -53,7 +53,7 @@ def find_copies(cells: Mapping[str, Cells], columns: Sequence[Column], targets: 
     for column in columns:
         if column["kind"] == "category":
             continue
-        numbers, _ = as_numbers(cells[column["name"]].select(drop=missing_values(column)), column)
+        numbers, _ = as_numbers(cells[column["name"]].select(drop=column["missing_values"]), column)
         known = ~np.isnan(numbers)
         if known.sum() >= max(MIN_ROWS, (1 - TOLERANCE) * len(targets)):
             middle = (known.sum() + 1) / 2

@@ -1,6 +1,5 @@
 """The encoding of a table, learned from its training rows, and the rows of a file in that encoding."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from kindling.data.tables.values import Column
 from kindling.utils.console import progress
 from kindling.utils.text import count_noun, join_names, suggest
 
-logger = logging.getLogger(__name__)
-
 
 def learn_table(
     target: Target,
@@ -30,7 +27,7 @@ def learn_table(
     held_out: Sequence[str],
     constraints: SplitConstraints,
     drop: Sequence[str],
-    used_to_split: Mapping[str, str],
+    used_to_split: Sequence[str],
     decimal: str | None,
 ) -> dict[str, Any]:
     """Return the fitted state of a table, see `TableDataModule.fitted`, and warn about what is odd in it.
@@ -41,7 +38,7 @@ def learn_table(
         held_out: Names of the splits besides train.
         constraints: Groups and times of the rows.
         drop: Names of columns to leave out.
-        used_to_split: Columns that are left out as the splits depend on them, with the reason.
+        used_to_split: Names of the columns that the splits depend on, which are no features.
         decimal: Decimal sign of ambiguous numbers.
 
     Raises:
@@ -51,9 +48,7 @@ def learn_table(
     table.warn_unlabelled(target.known)
     if isinstance(target, ClassTarget):
         constraints.check_classes(target.labels, target.names, splits)
-    fitted, oddities = target.learn(splits, held_out)
-    for line in oddities:
-        logger.warning(line)
+    fitted = target.learn(splits, held_out)
     if absent := [name for name in drop if name not in table.features]:
         noun = "column" if len(absent) == 1 else "columns"
         hint = suggest(absent[0], table.features) if len(absent) == 1 else ""
@@ -68,7 +63,8 @@ def learn_table(
         leaky = target.find_leaks(cells, columns, train)
     warn_leaks(leaky, target.noun, drop)
     keys = [name for name in (*left_out, *drop) if is_key(table.cells(name))]
-    return fitted | {"columns": columns, "left_out": {**left_out, **used_to_split}, "keys": keys}
+    left_out |= dict.fromkeys(used_to_split, "defines the splits")
+    return fitted | {"columns": columns, "left_out": left_out, "keys": keys}
 
 
 def encode_labeled_rows(

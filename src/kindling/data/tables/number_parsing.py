@@ -49,12 +49,10 @@ NUMBER = {
 EXPONENT = re.compile(r"-?[0-9]+[eE][0-9]+")  # a number only among other numbers
 # The decimal sign of most numbers is unambiguous: 12.5, but not 1.234.
 OBVIOUS = re.compile(r"-?[0-9]{1,25}([.,])(?![0-9]{3}$)[0-9]{1,25}")
-CURRENCIES = {"usd": "$", "us$": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹"} | {
-    "dollar": "$",
-    "euro": "€",
-    "rs": "₹",
+ALIASES = {
+    **{"usd": "$", "us$": "$", "dollar": "$", "eur": "€", "euro": "€", "gbp": "£", "jpy": "¥", "inr": "₹", "rs": "₹"},
+    **{"percent": "%", "pct": "%", "st": "", "nd": "", "rd": "", "th": ""},
 }
-ALIASES = CURRENCIES | {"percent": "%", "pct": "%"} | dict.fromkeys(["st", "nd", "rd", "th"], "")
 IS_CURRENCY = re.compile(CURRENCY)
 
 Units = NDArray[np.object_]  # texts, "" for a number without a unit

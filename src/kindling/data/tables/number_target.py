@@ -1,6 +1,7 @@
 """A target column of numbers."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -8,13 +9,15 @@ from numpy.typing import NDArray
 
 from kindling.data.array_types import Floats, Indices
 from kindling.data.tables.cells import Cells
-from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words, missing_values
+from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words
 from kindling.data.tables.leakage import find_copies
 from kindling.data.tables.rows import warn_far
 from kindling.data.tables.scaling import are_far, learn_scale, range_of, scale
 from kindling.data.tables.table_file import TableFile
 from kindling.data.tables.values import Column, abbreviate, as_name, missing_option
 from kindling.utils.text import count_part
+
+logger = logging.getLogger(__name__)
 
 MAX_STRATA = 10
 STRATUM_ROWS = 20  # minimum number of rows per quantile group
@@ -46,7 +49,7 @@ class NumberTarget:
     def __init__(self, table: TableFile, column: Column) -> None:
         self.table, self.column = table, column
         cells = {name: table.cells(name) for name in (*table.features, table.target)}
-        self._cells = cells[table.target] = cells[table.target].select(drop=missing_values(column))
+        self._cells = cells[table.target] = cells[table.target].select(drop=column["missing_values"])
         [adapted] = adapt_columns([column], cells, table.separator, table.path)
         numbers, unparsed = as_numbers(self._cells, adapted)
         if len(unparsed) and len(unparsed := drop_missing_words(self._cells, unparsed, table.target_name)):
@@ -75,16 +78,13 @@ class NumberTarget:
         if len(numbers) <= len(held_out) and not given:
             raise ValueError(f"{what} has {len(numbers)} values, and train, {' and '.join(held_out)} each need one")
 
-    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-        """Learn the scale of the training rows.
-
-        Returns:
-            The state to save as plain values, and a warning about numbers far from the others.
-        """
+    def learn(self, splits: NDArray[np.object_], held_out: Collection[str]) -> dict[str, Any]:
+        """Learn the scale of the training rows, warn about far numbers, and return the state to save."""
         numbers = self._exact[splits == "train"]
         self._check_different(numbers, " in the training rows")
         self.column = self.column | learn_scale(numbers) | {"range": range_of(numbers)}
-        return {"target": self.column}, [*self._find_far()]
+        self._warn_far_numbers()
+        return {"target": self.column}
 
     def _check_different(self, numbers: Floats, where: str = "") -> None:
         if len(np.unique(numbers)) < 2:
@@ -103,8 +103,8 @@ class NumberTarget:
         """Return the columns that are copies of the target, given their cells in some rows."""
         return find_copies(cells, columns, self.numbers[rows])
 
-    def _find_far(self) -> Iterator[str]:
-        """Yield a warning about numbers far from the others, which decide what a mean or a squared error is."""
+    def _warn_far_numbers(self) -> None:
+        """Warn about numbers far from the others, which decide what a mean or a squared error is."""
         far = np.flatnonzero(are_far(self._exact, self.column))
         if not len(far):
             return
@@ -112,7 +112,7 @@ class NumberTarget:
         texts = list(dict.fromkeys(as_name(self._cells.values[code]) for code in self._cells.codes[far].tolist()))
         missing = f", skip it with {missing_option([*self.table.missing, *texts])}" if len(texts) == 1 else ""
         share = count_part(len(far), int(self.known.sum()), "numbers", "is", "are")
-        yield (
+        logger.warning(
             f"{self.table.target_name}: {share} far from the others, such as {number} in "
             f"{self.table.locate(row)}: correct it{missing}, or limit its effect with --model.loss_function huber "
             "(and --model NAME, if the model NAME replaced a classifier)"

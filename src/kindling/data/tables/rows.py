@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from kindling.data.array_types import Floats
 from kindling.data.tables.categories import check_unseen, encode_categories, encode_target
 from kindling.data.tables.cells import Cells, name_cells, read_cells
-from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words, missing_values
+from kindling.data.tables.column_parsing import adapt_columns, as_numbers, drop_missing_words
 from kindling.data.tables.files import read_table
 from kindling.data.tables.scaling import are_far, distances, format_range, is_far_outside, scale
 from kindling.data.tables.values import Column, Targets, abbreviate, as_name, missing_option, name_codes
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def encode_rows(
-    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = (), targets: Targets | None = None
+    rows: Any, columns: Sequence[Column], source: object, missing: Sequence[str] = ()
 ) -> NDArray[np.float32]:
     """Encode rows with the encoding learned in training.
 
@@ -45,7 +45,6 @@ def encode_rows(
         columns: The encoding of each column.
         source: Source of the rows, for messages.
         missing: Texts that mean a missing value, besides those learned in training.
-        targets: Targets of the training rows for target encodings, see `encode_target`; None if there are none.
 
     Returns:
         Features, shape (N, F).
@@ -57,9 +56,7 @@ def encode_rows(
     frame = as_frame(rows, columns)
     text = f"encoding {count_noun(len(frame), 'row', 'rows')} of {source}"
     with progress(text) if is_file else nullcontext():
-        return encode_cells(
-            frame_cells(frame, columns, missing), columns, source, frame.attrs.get("separator"), targets
-        )
+        return encode_cells(frame_cells(frame, columns, missing), columns, source, frame.attrs.get("separator"))
 
 
 def as_frame(rows: Any, columns: Sequence[Column]) -> "DataFrame":
@@ -89,7 +86,7 @@ def encode_cells(
     separator: str | None,
     targets: Targets | None = None,
 ) -> NDArray[np.float32]:
-    """Encode the cells of columns, see `encode_rows`."""
+    """Encode the cells of columns, see `encode_rows`; `targets` are those of training rows, see `encode_target`."""
     parts = [_encode_member(cells, each, file, separator, targets) for each in split_members(columns)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
@@ -136,7 +133,7 @@ def match_cells(
     names = [column["name"] for column in columns]
     if lacking := [name for name in names if name not in cells]:
         raise ValueError(f"{file} lacks columns that the model was trained with: {join_names(lacking, 100)}")
-    matched = {column["name"]: cells[column["name"]].select(drop=missing_values(column)) for column in columns}
+    matched = {column["name"]: cells[column["name"]].select(drop=column["missing_values"]) for column in columns}
     return matched, adapt_columns(columns, matched, separator, file)
 
 

@@ -10,7 +10,6 @@ from kindling.data.tables.number_parsing import MAX_NUMBER
 from kindling.data.tables.values import Column
 
 TRIM_FRACTION = 0.05  # fraction of the training values at either end that does not affect the scale
-LEGACY_LIMIT = 1000.0  # standard deviations from the mean, in older checkpoints
 MIN_DISTINCT = 10  # distinct values from which on a repeated one may be an outlier
 LIMIT = 5.0  # largest absolute value of a feature
 FAR_SCALES = 30.0  # scales from the center; none of a million log-normal values (sigma 1) is farther
@@ -53,24 +52,19 @@ def scale(numbers: Floats, column: Column) -> Floats:
     """Scale numbers: about linear near the center, saturating at the limit."""
     # In float64, as float32 resolves 1,700,000,000 seconds only to 128 s.
     ratios = np.clip((numbers - column["center"]) / column["scale"], -MAX_NUMBER, MAX_NUMBER)
-    if "limit" not in column:  # older checkpoints use standard deviations from the mean
-        return np.asarray(np.clip(ratios, -LEGACY_LIMIT, LEGACY_LIMIT))
     return np.asarray(ratios / np.sqrt(1 + (ratios / column["limit"]) ** 2))
 
 
 def unscale(features: Floats, column: Column) -> Floats:
     """Return the numbers that are scaled to features."""
-    ratios = features.astype(np.float64)
-    if "limit" in column:
-        shares = np.clip(ratios / column["limit"], -1 + 1e-9, 1 - 1e-9)
-        ratios = column["limit"] * shares / np.sqrt(1 - shares**2)
+    shares = np.clip(features.astype(np.float64) / column["limit"], -1 + 1e-9, 1 - 1e-9)
+    ratios = column["limit"] * shares / np.sqrt(1 - shares**2)
     return np.asarray(column["center"] + column["scale"] * ratios)
 
 
 def are_far(numbers: Floats | np.floating[Any], column: Column) -> NDArray[np.bool_]:
     """Return whether each number is far from most of the training values, (N,)."""
-    distances = np.abs(numbers - column["center"])
-    return np.asarray("limit" in column and distances > FAR_SCALES * column["scale"])
+    return np.asarray(np.abs(numbers - column["center"]) > FAR_SCALES * column["scale"])
 
 
 def range_of(numbers: Floats) -> list[float]:
@@ -80,15 +74,9 @@ def range_of(numbers: Floats) -> list[float]:
     return [float(known[cut]), float(known[-1 - cut])]
 
 
-def bounds(column: Column) -> list[float]:
-    """Return the range of the training values; older checkpoints have only their mean and standard deviation."""
-    stored: list[float] | None = column.get("range")
-    return stored or [column["center"] - 3 * column["scale"], column["center"] + 3 * column["scale"]]
-
-
 def format_range(column: Column) -> str:
     """Return the range of the training values for a message."""
-    return " to ".join(f"{bound:.6g}" for bound in bounds(column))
+    return " to ".join(f"{bound:.6g}" for bound in column["range"])
 
 
 def distances(numbers: Floats, column: Column) -> Floats:
@@ -97,7 +85,7 @@ def distances(numbers: Floats, column: Column) -> Floats:
     The unit is the width of the range, or the logarithm of the ratio for too small positive values: 0.12 is far from
     5 to 30.
     """
-    low, high = bounds(column)
+    low, high = column["range"]
     width = high - low or abs(high) or 1.0
     outside: Floats = np.maximum(np.maximum(low - numbers, numbers - high), 0) / width
     if low > 0:

@@ -1,6 +1,6 @@
 """The columns of a table that constrain its splits: groups of rows to keep together, and the time of each row."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kindling.data.array_types import Floats, Indices
 from kindling.data.split_constraints import SplitConstraints, SplitValues
 from kindling.data.tables.cells import Cells, name_cells
-from kindling.data.tables.column_parsing import adapt_columns, as_numbers, missing_values
+from kindling.data.tables.column_parsing import adapt_columns, as_numbers
 from kindling.data.tables.column_types import learn_kind
 from kindling.data.tables.file_style import read_style
 from kindling.data.tables.table_file import TableFile
@@ -42,8 +42,7 @@ def read_constraints(
         read_groups = _values("groups", groups, table, np.where(known, codes, -1), names)
     if time is not None:
         cells = _read(table, "time", time, known)
-        column = None if training is None else _learn_times(training, time)[0]
-        times = np.where(known, _read_times(table, time, known, column), np.nan)
+        times = np.where(known, _read_times(table, time, known, training), np.nan)
         read_times = _values("time", time, table, np.where(known, cells.codes, -1), cells.values, times)
     return SplitConstraints(read_groups, read_times, path=table.path)
 
@@ -96,22 +95,16 @@ def _learn_times(table: TableFile, name: str) -> tuple[Column, Floats]:
     return found
 
 
-def _read_times(table: TableFile, name: str, known: NDArray[np.bool_], column: Column | None) -> Floats:
-    """Return the time of each row, see `_learn_times`, as in a known column if there is one."""
+def _read_times(table: TableFile, name: str, known: NDArray[np.bool_], training: TableFile | None) -> Floats:
+    """Return the time of each row, see `_learn_times`, in the format of the training file if this is another one."""
     cells = table.cells(name)
-    if column is None:
-        column, times = _learn_times(table, name)
-    else:
+    column, times = _learn_times(training or table, name)
+    if training is not None:
         every = {each: table.cells(each) for each in table.frame}
         [column] = adapt_columns([column], every, table.separator, table.path)
-        times, _ = as_numbers(cells.select(drop=missing_values(column)), column)
+        times, _ = as_numbers(cells.select(drop=column["missing_values"]), column)
     unread = np.isnan(times) & known
     if unread.any():
         value = abbreviate(cells.values[cells.codes[unread.argmax()]])
         _check_complete(table, "time", name, unread, f"holds {value}, not a {column['kind']}")
     return times
-
-
-def reasons(groups: str | None, time: str | None) -> Mapping[str, str]:
-    """Return why columns that constrain the splits are no features, by their names."""
-    return {name: "defines the splits" for name in (groups, time) if name is not None}

@@ -26,7 +26,7 @@ def make_table_splits(
     sizes: Mapping[str, int | float],
     seed: int,
     fold: str | None = None,
-    split: Path | None = None,
+    split: str | Path | None = None,
     needs_all: bool = True,
 ) -> NDArray[np.object_]:
     """Return the split of each row of a table, (N,).
@@ -59,7 +59,7 @@ def make_table_splits(
     return splits
 
 
-def read_table_split(file: Path, path: str | Path, rows: int) -> NDArray[np.object_]:
+def read_table_split(file: str | Path, path: str | Path, rows: int) -> NDArray[np.object_]:
     """Read the `split.csv` of the table at `path` and return the split of each row, (N,)."""
     table = read_table(file)
     if not {"row", "split"} <= set(table.columns) or not set(table["split"]) <= set(ROW_SPLITS):

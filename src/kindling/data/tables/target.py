@@ -13,7 +13,7 @@ from kindling.data.tables.column_types import learn_kind, learn_number, warn_amb
 from kindling.data.tables.file_style import FileStyle, read_style
 from kindling.data.tables.number_target import NumberTarget, not_a_number
 from kindling.data.tables.table_file import TableFile
-from kindling.data.tables.values import LEGACY_NO_CLASS, MISSING_WORD, Column, as_name
+from kindling.data.tables.values import MISSING_WORD, Column, as_name
 from kindling.utils.text import join_names, suggest
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,7 @@ def known_target(table: TableFile, fitted: Mapping[str, Any]) -> Target:
         if column["name"] != table.target:
             raise ValueError(f"the model predicts {column['name']}: set --data.target {column['name']}")
         return NumberTarget(table, column)
-    is_legacy = any("missing_values" not in column for column in fitted["columns"])
-    return ClassTarget(table, fitted["classes"], LEGACY_NO_CLASS if is_legacy else ())
+    return ClassTarget(table, fitted["classes"])
 
 
 def check_target_task(task: str, trained: str) -> None:

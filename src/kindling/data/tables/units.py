@@ -40,15 +40,13 @@ def convert(numbers: Floats, units: NDArray[np.object_], column: Column) -> Floa
     factors = {"": 1.0} | dict.fromkeys(_learned_units(column), 1.0) | column.get("factors", {})
     if not units.any():
         return numbers * factors[""] if factors[""] != 1 else numbers
-    if "units" not in column:  # older checkpoints ignore currencies and percent signs
-        factors |= {unit: 1.0 for unit in units if unit == "%" or is_currency(unit)}
     converted: Floats = numbers * np.array([factors.get(unit, math.nan) for unit in units])
     return converted
 
 
 def _learned_units(column: Column) -> list[str]:
     """Return the learned units in their current spelling."""
-    return [normalize_unit(unit, "") for unit in column.get("units", ())]
+    return [normalize_unit(unit, "") for unit in column["units"]]
 
 
 def warn_mixed_units(column: Column, cells: Cells) -> None:
@@ -73,8 +71,6 @@ def adapt_units(column: Column, cells: Cells, what: str) -> dict[str, float]:
     Raises:
         ValueError: If the units differ, or one is absent and the numbers are far from the training range.
     """
-    if "units" not in column:
-        return {}
     numbers, units = cells.quantities(column["decimal"])
     here, learned = find_units(numbers, units, cells.counts), _learned_units(column)
     if {*here} & {*learned} or here == learned or np.isnan(numbers).all():

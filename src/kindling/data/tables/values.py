@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,6 @@ MISSING_WORD = re.compile(
     r"[?*.-]+|#?n/?a|<na>|n\.a\.|n\.d\.|nan|nat|null|none|nil|\\n|#(?:value|div/0|ref)!|unknown|missing"
     r"|not (?:available|applicable)",
     re.IGNORECASE,
-)
-# Missing in every column of older checkpoints, which have no `missing_values`.
-LEGACY_WORDS = "? - -- . na n/a n.a. nan nat null none nil <na> #n/a unknown".split()  # noqa: SIM905
-LEGACY_MISSING = frozenset(
-    spelling for word in LEGACY_WORDS for spelling in (word, word.upper(), word.capitalize(), word.title())
-) | {"NaN", "NaT"}
-# Missing in the target column of older checkpoints.
-LEGACY_NO_CLASS = frozenset(
-    word for word in LEGACY_MISSING if word.lower() in ("?", "na", "n/a", "nan", "null", "<na>", "#n/a")
 )
 
 
@@ -53,6 +44,13 @@ def as_name(value: object) -> str:
 def abbreviate(value: object) -> str:
     """Return a value as one line of at most 40 characters."""
     return " ".join(str(value).split())[:40]
+
+
+def missing_texts(missing: Sequence[str | float] | str) -> list[str]:
+    """Return the values of an option `missing` as they are compared with cells."""
+    if not isinstance(missing, str | list | tuple):
+        raise ValueError(f"`missing` must be quoted texts, such as --data.missing '[\"?\"]', got {missing}")
+    return [*map(as_name, [missing] if isinstance(missing, str) else missing)]
 
 
 def missing_option(texts: Iterable[str]) -> str:
