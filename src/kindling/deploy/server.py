@@ -25,7 +25,7 @@ from kindling.deploy.batching import Batcher, QueueFullError
 from kindling.deploy.gateway import PROBES, Gateway, error_response
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.request_bodies import BodyReader
-from kindling.deploy.response_bodies import count_entries, response_body
+from kindling.deploy.response_bodies import check_entries, response_body
 from kindling.deploy.served_models import ServedModel
 
 MAX_TOP = 9999
@@ -66,11 +66,7 @@ class Service:
         self._probed_at, self._problem = -1.0, ""
 
     def app(self, lifespan: Lifespan | None = None) -> FastAPI:
-        """Return the application, for any ASGI server.
-
-        Args:
-            lifespan: What to do at the start and at the end of the server.
-        """
+        """Return the application, for any ASGI server; `lifespan` runs from its start to its end."""
         app = FastAPI(
             title="Kindling",
             version=__version__,
@@ -113,7 +109,7 @@ class Service:
                 with self.reader.reservation() as reserve:
                     inputs = await self.reader.read(request, current.predictor, current.max_samples, reserve)
                     request.scope["samples"] = len(inputs)
-                    count_entries(card, top, len(inputs))
+                    check_entries(len(inputs) * min(top, len(card.classes)))  # at least, before they are computed
                     outputs = await compute(current.batcher, inputs)
                     if not np.isfinite(outputs.numpy()).all():
                         reason = "the inputs are too large, or the model diverged"
@@ -144,17 +140,12 @@ class Service:
 
     async def list_models(self) -> Response:
         """List the models; the first one also has the short addresses /predict and /info."""
-        summaries = [
-            {
-                "name": model.name,
-                "model": model.current.predictor.card.model,
-                "task": model.current.predictor.card.task,
-                "version": model.current.version,
-                "path": prefix,
-            }
-            for prefix, model in self.prefixes.items()
-            if prefix
-        ]
+        summaries = []
+        for prefix, model in self.prefixes.items():
+            if prefix:
+                card, version = model.current.predictor.card, model.current.version
+                summary = {"name": model.name, "model": card.model, "task": card.task, "version": version}
+                summaries.append({**summary, "path": prefix})
         return JSONResponse({"models": summaries})
 
     async def health(self) -> Response:
@@ -188,11 +179,7 @@ class Service:
 
 
 async def compute(batcher: Batcher, inputs: Tensor) -> Tensor:
-    """Return the outputs of a model.
-
-    Raises:
-        RuntimeError: If the model raises a ValueError: the client did not cause it.
-    """
+    """Return the outputs of a model; a ValueError of the model becomes a RuntimeError, as no client caused it."""
     try:
         return await batcher.submit(inputs)
     except ValueError as error:
@@ -200,7 +187,7 @@ async def compute(batcher: Batcher, inputs: Tensor) -> Tensor:
 
 
 async def find_problem(model: ServedModel) -> str:
-    """Return why a model does not predict a sample within seconds, for anybody; empty if it does."""
+    """Return why a model does not predict a sample within seconds, without details; empty if it does."""
     try:
         await asyncio.wait_for(model.check(), PROBE_SECONDS)
     except QueueFullError:
