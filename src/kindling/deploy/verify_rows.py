@@ -35,14 +35,8 @@ def compare_rows(
 ) -> Comparison:
     """Compare a file that takes the columns of a table with its checkpoint.
 
-    The rows are the test rows of the run if its data is still there, and made-up ones.
-
-    Args:
-        wrapper: The model of the checkpoint, which takes encoded features.
-        compute: The same from typed values (N,) of each column, from the file.
-        card: The description of the model.
-        stored: Contents of the checkpoint.
-        checkpoint: Path of the checkpoint.
+    The rows are the test rows of the run if its data is still there, and made-up ones. The file gets typed values (N,)
+    of each column; the checkpoint gets encoded features.
 
     Raises:
         ValueError: If an output differs by more than the tolerance.
