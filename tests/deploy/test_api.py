@@ -70,11 +70,11 @@ def test_schemathesis_finds_nothing(name: str, mode: GenerationMode) -> None:
             *("GET /models", "GET /health", "GET /ready", "GET /metrics"),
         }
         for operation in operations:
-            if mode == GenerationMode.NEGATIVE and operation.method == "get":
-                continue  # it takes nothing that could be wrong
+            if "/default/" in operation.path or (mode == GenerationMode.NEGATIVE and operation.method == "get"):
+                continue  # the same as without the name of the model, or takes nothing that could be wrong
 
             @settings(
-                max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck]
+                max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck]
             )
             @given(case=operation.as_strategy(mode))
             def ask(case: Any) -> None:
