@@ -59,6 +59,7 @@ class Service:
         max_bytes: int = 10_000_000,
         access_log: str = "",
     ) -> None:
+        self.models = models
         self.prefixes = {"": models[0]} | {f"/models/{model.name}": model for model in models}
         self.metrics, self.key, self.max_bytes, self.access_log = metrics, key, max_bytes, access_log
         self.reader = BodyReader(max_bytes)
@@ -133,7 +134,7 @@ class Service:
             if card["task"] != "regression":
                 del card["target"], card["unit"]
             more = {"version": current.version, "takes": current.predictor.takes, "max_bytes": self.max_bytes}
-            names = [*dict.fromkeys(each.name for each in self.prefixes.values())]
+            names = [each.name for each in self.models]
             return JSONResponse({**card, **more, "name": model.name, "models": names})
 
         return info
@@ -141,11 +142,10 @@ class Service:
     async def list_models(self) -> Response:
         """List the models; the first one also has the short addresses /predict and /info."""
         summaries = []
-        for prefix, model in self.prefixes.items():
-            if prefix:
-                card, version = model.current.predictor.card, model.current.version
-                summary = {"name": model.name, "model": card.model, "task": card.task, "version": version}
-                summaries.append({**summary, "path": prefix})
+        for model in self.models:
+            card, version = model.current.predictor.card, model.current.version
+            about = {"name": model.name, "model": card.model, "version": version, "task": card.task}
+            summaries.append({**about, "path": f"/models/{model.name}"})
         return JSONResponse({"models": summaries})
 
     async def health(self) -> Response:
@@ -156,16 +156,12 @@ class Service:
         """Report whether each model predicts a sample within seconds; needs no key."""
         async with self._probe:  # at most once a second, whoever asks
             if time.monotonic() > self._probed_at + 1:
-                self._problem = await self._find_problem()
+                problems = await asyncio.gather(*map(find_problem, self.models))
+                self._problem = next(filter(None, problems), "")
                 self._probed_at = time.monotonic()
         if self._problem:
             raise HTTPException(503, self._problem, {"Retry-After": "1"})
         return JSONResponse({"status": "ready"})
-
-    async def _find_problem(self) -> str:
-        models = dict.fromkeys(self.prefixes.values())  # the first one has two prefixes
-        problems = await asyncio.gather(*map(find_problem, models))
-        return next(filter(None, problems), "")
 
     async def show_metrics(self) -> Response:
         """Return the metrics for Prometheus."""
