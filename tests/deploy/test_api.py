@@ -44,8 +44,12 @@ MODELS = {
 }
 
 
-# What the description cannot say: which texts are numbers, and which numbers overflow in a model.
-INCOMPLETE: dict[str, Any] = {"rows": [negative_data_rejection], "numbers": [positive_data_acceptance]}
+# What the description cannot say: which texts are numbers, which numbers overflow in a model, and that a category which
+# is unseen in all of 20 rows is a mistake.
+INCOMPLETE: dict[str, Any] = {
+    "rows": [negative_data_rejection, positive_data_acceptance],
+    "numbers": [positive_data_acceptance],
+}
 
 
 def png() -> bytes:
