@@ -47,7 +47,7 @@ def compare_rows(
     if known:
         rows = f"{count_noun(len(known[0]), f'{split} row', f'{split} rows')} and {rows}"
         samples = [np.concatenate(parts) for parts in zip(known, samples, strict=True)]
-        sizes = [len(known[0])]  # wild rows have a larger scale
+        sizes = [len(known[0])]  # alone: made-up rows have a larger scale
 
     def encode(*values: TypedValues) -> Tensor:
         with _quiet():
