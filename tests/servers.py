@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from conftest import Train
 from kindling import Predictor
 from kindling.deploy.http_protocol import LimitedProtocol
 from kindling.deploy.metrics import Metrics
@@ -36,6 +37,15 @@ def service_of(predictors: dict[str, Predictor], **options: Any) -> Service:
     return Service(
         [ServedModel(name, each, metrics, version="1") for name, each in predictors.items()], metrics, **options
     )
+
+
+def train_versions(trained: Train) -> list[Path]:
+    """Return checkpoints of the same small classifier after one and two epochs."""
+    options = "--model MLPClassifier --model.hidden [4] --data SyntheticDataModule --test_after_fit false"
+    for epochs in (1, 2):
+        trained(*options.split(), "--trainer.max_epochs", str(epochs), "--run_name", f"m{epochs}")
+    Path("runs").rename("versions")
+    return [Path(f"versions/m{epochs}/version_0/checkpoints/last.ckpt").absolute() for epochs in (1, 2)]
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,8 @@ def serving(*options: object, **environment: str) -> Iterator[Server]:
 @contextmanager
 def serving_here(app: FastAPI, port: int = 0) -> Iterator[Server]:
     """Serve an application in a thread of this process, which starts at once."""
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", http=LimitedProtocol))
+    config = uvicorn.Config(app, port=port, log_level="warning", http=LimitedProtocol, lifespan="off")
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -44,8 +44,12 @@ MODELS = {
 }
 
 
-# What the description cannot say: which texts are numbers, and which numbers overflow in a model.
-INCOMPLETE: dict[str, Any] = {"rows": [negative_data_rejection], "numbers": [positive_data_acceptance]}
+# What the description cannot say: which texts are numbers, which numbers overflow in a model, and that a category which
+# is unseen in all of 20 rows is a mistake.
+INCOMPLETE: dict[str, Any] = {
+    "rows": [negative_data_rejection, positive_data_acceptance],
+    "numbers": [positive_data_acceptance],
+}
 
 
 def png() -> bytes:
@@ -70,11 +74,11 @@ def test_schemathesis_finds_nothing(name: str, mode: GenerationMode) -> None:
             *("GET /models", "GET /health", "GET /ready", "GET /metrics"),
         }
         for operation in operations:
-            if mode == GenerationMode.NEGATIVE and operation.method == "get":
-                continue  # it takes nothing that could be wrong
+            if "/default/" in operation.path or (mode == GenerationMode.NEGATIVE and operation.method == "get"):
+                continue  # the same as without the name of the model, or takes nothing that could be wrong
 
             @settings(
-                max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck]
+                max_examples=15, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck]
             )
             @given(case=operation.as_strategy(mode))
             def ask(case: Any) -> None:

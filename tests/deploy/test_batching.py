@@ -7,10 +7,15 @@ from torch import Tensor
 
 from kindling.deploy import batching
 from kindling.deploy.batching import Batcher, QueueFullError
-from kindling.deploy.metrics import Metrics
+from kindling.deploy.metrics import Metrics, ModelMetrics
 
 
-def test_a_failed_batch_does_not_affect_the_next() -> None:
+@pytest.fixture
+def metrics() -> ModelMetrics:
+    return Metrics().of_model("m")
+
+
+def test_a_failed_batch_does_not_affect_the_next(metrics: ModelMetrics) -> None:
     failures: list[Tensor | BaseException] = [ValueError("no"), torch.zeros(5, 2), MemoryError("full")]
     failures += [StopIteration(), SystemExit(2), asyncio.CancelledError()]
 
@@ -21,7 +26,7 @@ def test_a_failed_batch_does_not_affect_the_next() -> None:
         return found
 
     async def ask() -> None:
-        batcher = Batcher(compute, batch_size=4)
+        batcher = Batcher(compute, 4, metrics)
         for _ in range(6):
             with pytest.raises((ValueError, RuntimeError, MemoryError)):
                 await asyncio.wait_for(batcher.submit(torch.ones(1, 2)), 10)
@@ -32,7 +37,7 @@ def test_a_failed_batch_does_not_affect_the_next() -> None:
     asyncio.run(ask())
 
 
-def test_waiting_requests_form_one_batch_without_canceled_ones() -> None:
+def test_waiting_requests_form_one_batch_without_canceled_ones(metrics: ModelMetrics) -> None:
     sizes: list[int] = []
 
     def compute(inputs: Tensor) -> Tensor:
@@ -40,7 +45,7 @@ def test_waiting_requests_form_one_batch_without_canceled_ones() -> None:
         return inputs + 1
 
     async def ask() -> None:
-        batcher = Batcher(compute, batch_size=64)
+        batcher = Batcher(compute, 64, metrics)
         asked = [asyncio.create_task(batcher.submit(torch.full((2, 1), float(number)))) for number in range(10)]
         await asyncio.sleep(0)
         asked[3].cancel()
@@ -52,7 +57,7 @@ def test_waiting_requests_form_one_batch_without_canceled_ones() -> None:
     assert sizes == [18]
 
 
-def test_a_request_that_waited_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_waited_too_long_is_refused(metrics: ModelMetrics, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "MAX_WAITING_SECONDS", 0.05)
 
     def compute(inputs: Tensor) -> Tensor:
@@ -60,7 +65,7 @@ def test_a_request_that_waited_too_long_is_refused(monkeypatch: pytest.MonkeyPat
         return inputs
 
     async def ask() -> None:
-        batcher = Batcher(compute, batch_size=1)
+        batcher = Batcher(compute, 1, metrics)
         asked = [asyncio.create_task(batcher.submit(torch.ones(1, 1))) for _ in range(2)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(each) for each in found] == [Tensor, QueueFullError]
@@ -72,7 +77,7 @@ def test_the_metric_is_the_size_of_the_computed_batches() -> None:
     metrics = Metrics()
 
     async def ask() -> None:
-        batcher = Batcher(lambda inputs: inputs, batch_size=4, metrics=metrics.of_model("m"))
+        batcher = Batcher(lambda inputs: inputs, 4, metrics.of_model("m"))
         await batcher.submit(torch.ones(10, 1))
 
     asyncio.run(ask())
@@ -82,9 +87,11 @@ def test_the_metric_is_the_size_of_the_computed_batches() -> None:
     assert 'kindling_batch_samples_sum{model="m"} 10.0' in text
 
 
-def test_too_many_waiting_requests_are_refused() -> None:
+def test_too_many_waiting_requests_are_refused(metrics: ModelMetrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_WAITING", 3)
+
     async def ask() -> None:
-        batcher = Batcher(lambda inputs: inputs, batch_size=1, max_waiting=3)
+        batcher = Batcher(lambda inputs: inputs, 1, metrics)
         asked = [asyncio.create_task(batcher.submit(torch.ones(1, 1))) for _ in range(4)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(answer) for answer in found] == [Tensor, Tensor, Tensor, QueueFullError]

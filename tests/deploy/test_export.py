@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from conftest import TINY, Command, Train
-from helpers import SumRegressor
 from kindling import load
 from kindling.deploy.export_wrapper import Compute, ExportWrapper
 from kindling.deploy.formats import FORMATS
@@ -123,26 +122,6 @@ def test_the_file_computes_what_the_checkpoint_does(kindling: Command, trained: 
     assert {path.name for path in file.parent.iterdir()} - {"model.pt"} == {file.name, f"{file.name}.txt"} - {
         "model.pt"
     }
-
-
-def test_a_model_that_predicts_numbers_is_exported_too(kindling: Command) -> None:
-    fit = "--model helpers.SumRegressor --data helpers.SumDataModule --trainer.max_epochs 1 --run_name sum".split()
-    assert kindling("fit", *fit).code == 0
-    folder = Path("runs/sum/version_0/export")
-    for format in ("onnx", "torch_export", "torchscript"):
-        result = kindling("export", "--format", format)
-        assert result.code == 0, result.err
-    checkpoint = folder.with_name("checkpoints") / "best.ckpt"
-    model = SumRegressor.load_from_checkpoint(checkpoint, weights_only=True).eval()
-    for number in (1, 5, 300):
-        samples = torch.randn(number, *model.input_shape)
-        wanted = model(samples).detach()
-        session = onnxruntime.InferenceSession(folder / "model.onnx")
-        found = session.run(["predictions"], {"inputs": samples.numpy()})
-        found += torch.export.load(folder / "model.pt2").module()(samples)
-        found += torch.jit.load(folder / "model.pt")(samples)  # type: ignore[no-untyped-call]
-        for predictions in found:
-            torch.testing.assert_close(torch.as_tensor(predictions), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -23,7 +23,6 @@ from kindling.deploy.onnx_file import load_onnx
 from kindling.deploy.onnx_graph import OPSET
 from kindling.deploy.onnx_photo import REVERSED, add_decoding
 from kindling.utils.inputs import fit_image
-from rows import FIT, customers
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
@@ -208,17 +207,6 @@ def test_other_models_and_formats_are_refused(kindling: Command, trained: Train)
         result = kindling("export", "--raw", *options)
         assert (result.code, result.err) == (1, f"kindling: error: {message}\n")
     assert not Path("runs/tiny/version_0/export").exists()
-
-
-def test_tables_take_raw_rows_anyway(
-    kindling: Command, trained: Train, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("table") / "customers.csv"
-    customers().to_csv(path, index=False)
-    trained(*FIT[1:], "--data.path", path)
-    for out, options in (("one.onnx", []), ("other.onnx", ["--raw"])):
-        assert kindling("export", "--out", out, *options).code == 0
-    assert Path("one.onnx").read_bytes() == Path("other.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("package", ["onnxruntime-node", "onnxruntime-web"])

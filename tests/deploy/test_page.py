@@ -276,7 +276,6 @@ def test_a_drawing_is_classified(page: Page, digits: str) -> None:
         assert page.find("probability").text == page.bars[digit]
 
 
-@pytest.mark.slow
 def test_predictions_update_while_drawing(page: Page, digits: str) -> None:
     page.open(digits)
     page.draw(DIGITS["1"], lift=False)
@@ -290,7 +289,6 @@ def test_predictions_update_while_drawing(page: Page, digits: str) -> None:
     assert torch.allclose(torch.tensor(last)[0], page.seen(), atol=0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("digit", ["7", "1", "0"])
 @pytest.mark.parametrize(("scale", "center"), [(1.0, 0.5), (0.35, 0.25)])
 def test_a_drawing_is_centered_and_scaled_like_mnist(
@@ -310,7 +308,6 @@ def test_a_drawing_is_centered_and_scaled_like_mnist(
     assert page.answer == digit
 
 
-@pytest.mark.slow
 def test_clear_and_escape_forget_the_drawing(page: Page, digits: str) -> None:
     page.open(digits)
     for forget in (page.find("clear").click, lambda: ActionChains(page.driver).send_keys(Keys.ESCAPE).perform()):
@@ -330,7 +327,6 @@ def test_clear_and_escape_forget_the_drawing(page: Page, digits: str) -> None:
     assert page.answer == ""  # though there was an answer in the end
 
 
-@pytest.mark.slow
 def test_an_image_is_chosen_dropped_and_pasted(page: Page, digits: str, real_digits: dict[Path, str]) -> None:
     page.open(digits)
     for file, label in real_digits.items():
@@ -357,7 +353,6 @@ def test_an_image_is_chosen_dropped_and_pasted(page: Page, digits: str, real_dig
     assert not page.find("photo").is_displayed()
 
 
-@pytest.mark.slow
 def test_a_file_that_is_not_an_image_shows_an_error_until_the_next_prediction(page: Page, digits: str) -> None:
     Path("letter.png").write_text("Dear model,\n")
     page.open(digits)
@@ -369,7 +364,6 @@ def test_a_file_that_is_not_an_image_shows_an_error_until_the_next_prediction(pa
     assert (page.answer, page.error) == ("1", "")
 
 
-@pytest.mark.slow
 def test_a_key_is_asked_for_once(page: Page, digits_run: Path) -> None:
     with served(digits_run, KINDLING_API_KEY="open sesame") as address:
         page.open(address)
@@ -424,7 +418,6 @@ def test_a_table_is_a_form(page: Page, folder: Path) -> None:
         assert page.error == ""
 
 
-@pytest.mark.slow
 def test_dates_are_asked_as_dates(page: Page) -> None:
     day = (datetime(2024, 2, 29) - datetime.min).days
     since = {"name": "since", "kind": "date", "day_first": False, "median": day, "missing": False}
@@ -434,7 +427,6 @@ def test_dates_are_asked_as_dates(page: Page) -> None:
         assert page.driver.find_element(By.CSS_SELECTOR, "#fields input").get_attribute("type") == "date"
 
 
-@pytest.mark.slow
 def test_numbers_are_typed_with_commas_or_spaces(page: Page) -> None:
     with service(summer("Summer", tuple(f"{n} left" for n in range(5)), (3,))) as address:
         page.open(address)
@@ -492,7 +484,6 @@ def test_all_classes_of_a_sample_are_shown(page: Page) -> None:
         assert (page.answer, page.error) == ("none", "")
 
 
-@pytest.mark.slow
 def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
     with service(summer("Summer", ("a", "b"), (2,))) as address:
         page.open(address)
@@ -503,7 +494,6 @@ def test_the_line_for_the_terminal_is_copied(page: Page) -> None:
         assert line == f"curl -d '{{\"inputs\":[[0,0]]}}' {address}predict"
 
 
-@pytest.mark.slow
 def test_colors_and_many_classes(page: Page) -> None:
     """A photo instead of the canvas, and the best ten of twelve."""
     classes = tuple(f"kind {number}" for number in range(12))
@@ -525,7 +515,6 @@ def test_colors_and_many_classes(page: Page) -> None:
         assert "the limit is 0.1 MB" in page.waits_for("error")
 
 
-@pytest.mark.slow
 def test_names_are_text_whatever_is_in_them(page: Page) -> None:
     nasty = "<img src=x onerror=\"document.title='broken'\">"
     model = summer(nasty, (nasty, "other"), (1,), [PLAN | {"name": nasty, "values": [nasty, "b"]}])
@@ -537,7 +526,6 @@ def test_names_are_text_whatever_is_in_them(page: Page) -> None:
         assert page.driver.title == nasty
 
 
-@pytest.mark.slow
 def test_the_page_recovers_when_the_server_is_back(page: Page) -> None:
     model = summer("Summer", ("even", "odd"), (1,))
     with service(model) as address:
@@ -555,7 +543,6 @@ def test_the_page_recovers_when_the_server_is_back(page: Page) -> None:
         assert (page.answer, page.error) == ("even", "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), [(360, 640), (390, 844), (1280, 800)])
 def test_the_page_fits_and_nothing_moves(page: Page, width: int, height: int) -> None:
     Path("letter.png").write_text("Dear model,\n")
@@ -571,7 +558,6 @@ def test_the_page_fits_and_nothing_moves(page: Page, width: int, height: int) ->
         assert page.js(PLACES) == before
 
 
-@pytest.mark.slow
 def test_the_page_is_self_contained(page: Page, digits: str) -> None:
     page.open(digits)
     page.draw(DIGITS["7"])

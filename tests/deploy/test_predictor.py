@@ -14,7 +14,7 @@ from kindling.data.mnist import read_sample
 
 CNN = (
     "--model CNNClassifier --model.channels [4,8] --data MNISTDataModule --data.source sample --run_name cnn "
-    "--trainer.max_epochs 1"
+    "--trainer.max_epochs 1 --trainer.limit_train_batches 10"
 ).split()
 
 

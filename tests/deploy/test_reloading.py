@@ -1,9 +1,13 @@
 """When new versions of models are found, and which ones workers serve that restart."""
 
 import os
+import platform
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -16,9 +20,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 import uvicorn
+from servers import train_versions
 from uvicorn.config import STARTUP_FAILURE
 
-from kindling.cli import main
+from conftest import Train
 from kindling.deploy import served_models, serving_process
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.model_card import ModelCard
@@ -26,34 +31,24 @@ from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import reload_model, watch
 from kindling.deploy.serve import serve
 from kindling.deploy.served_models import ServedModel, open_version, version_of
-from kindling.deploy.serving_process import build_app, run_server, worker_app
-from kindling.deploy.settings import Settings
+from kindling.deploy.serving_process import build_app, run_server, shared_folder, worker_app
+from kindling.deploy.settings import SETTINGS, Settings
 from kindling.deploy.sighup import has_terminal
 from kindling.deploy.workers import Worker, Workers
 from kindling.runs.metadata import RunMetadata
 from kindling.runs.process import process_info
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Return checkpoints of the same classifier after one and two epochs, and one of a regression model."""
-    folder = tmp_path_factory.mktemp("versions")
-    models = [
-        ("MLPClassifier", "SyntheticDataModule", 1),
-        ("MLPClassifier", "SyntheticDataModule", 2),
-        ("MLPRegressor", "numbers_data.WavesDataModule", 1),
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for number, (model, data, epochs) in enumerate(models):
-            options = f"--model {model} --model.hidden [4] --data {data} --trainer.max_epochs {epochs}"
-            assert main(["fit", *options.split(), "--test_after_fit", "false", "--run_name", f"r{number}"]) == 0
-    return [folder / f"runs/r{number}/version_0/checkpoints/last.ckpt" for number in range(len(models))]
+@pytest.fixture
+def checkpoints(trained: Train) -> list[Path]:
+    return train_versions(trained)
 
 
 @pytest.fixture
-def settings(checkpoints: list[Path], folder: Path) -> Settings:
+def settings(checkpoints: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Return the settings of a server with workers that has loaded the first checkpoint."""
+    monkeypatch.setenv(SETTINGS, "")  # so that it is removed in the end
+    monkeypatch.delenv(SETTINGS)
     shutil.copy(checkpoints[0], "m.ckpt")
     resolved = Settings({"m": "m.ckpt"}, 2, 4, 1000, "", 0.0).resolve()
     Path("shared").mkdir()
@@ -67,12 +62,12 @@ def publish(source: Path | bytes) -> None:
     Path("new.ckpt").replace("m.ckpt")
 
 
-@pytest.mark.parametrize("number", [None, 2])
+@pytest.mark.parametrize("task", ["classification", "regression"])
 def test_a_restarting_worker_does_not_serve_what_the_others_refuse(
-    settings: Settings, checkpoints: list[Path], number: int | None
+    settings: Settings, checkpoints: list[Path], task: str
 ) -> None:
-    publish(b"broken" if number is None else checkpoints[number])
-    accepted = settings.accept({"m": "classification"}, ["m"])
+    publish(b"broken" if task == "classification" else checkpoints[1])
+    accepted = settings.accept({"m": task}, ["m"])
     assert accepted.versions == settings.versions
     assert accepted.open("m")[0].card.task == "classification"
 
@@ -257,7 +252,7 @@ def test_a_reload_that_cannot_be_kept_is_not_sent_to_workers(
     checkpoints: list[Path],
     handlers: None,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """A worker that restarts later would serve another version than the others."""
     settings.publish()
@@ -275,7 +270,7 @@ def test_a_reload_that_cannot_be_kept_is_not_sent_to_workers(
     end = time.monotonic() + 30
     while not reported and time.monotonic() < end:
         workers.keep_subprocess_alive()
-        reported = capsys.readouterr().err
+        reported = capfd.readouterr().err
     workers._thread.shutdown()
     workers.keep_subprocess_alive()
     assert f"m: still version {settings.versions['m']}: " in reported
@@ -333,7 +328,7 @@ def test_the_main_process_of_workers_keeps_no_models(
 
 @pytest.mark.parametrize("is_published", [True, False])
 def test_a_worker_that_fails_to_start_prints_one_line(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_published: bool
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], is_published: bool
 ) -> None:
     monkeypatch.setattr(serving_process, "exit_when_orphaned", lambda parent: None)
     monkeypatch.setattr(Settings, "open", lambda self, name: open_version(Path("nowhere.ckpt")))
@@ -342,7 +337,7 @@ def test_a_worker_that_fails_to_start_prints_one_line(
         Path("shared/settings.json").unlink()
     with pytest.raises(SystemExit) as ended:
         worker_app()
-    error = capsys.readouterr().err
+    error = capfd.readouterr().err
     assert (ended.value.code, error.count("\n"), "a worker failed to start: " in error) == (STARTUP_FAILURE, 1, True)
 
 
@@ -431,3 +426,17 @@ def test_a_signal_is_noticed_while_a_worker_hangs(monkeypatch: pytest.MonkeyPatc
     assert worker.is_ready(60)
     assert worker.child_conn.recv() == b"ping"
     assert not worker.child_conn.poll()  # a worker that is slow is asked once
+
+
+def test_folders_of_servers_that_were_killed_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    name = f"kindling-serve-{platform.node()}"
+    left, used, other = (folder / each for each in (f"{name}-{killed.pid}-x", f"{name}-{os.getpid()}-x", "kindling-x"))
+    for each in (left, used, other):
+        each.mkdir()
+        (each / "model").touch()
+    with shared_folder() as created:
+        assert {*folder.glob("kindling-*")} == {used, other, Path(created)}
+    assert {*folder.glob("kindling-*")} == {used, other}

@@ -14,9 +14,10 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from fastapi import FastAPI
 from hostile import bomb
 from PIL import Image
-from servers import Server, serving
+from servers import Server, serving, serving_here
 from starlette.requests import Request
 
 from conftest import CONFIGS
@@ -24,6 +25,8 @@ from kindling import Predictor, load
 from kindling.cli import main
 from kindling.data.mnist import read_sample
 from kindling.deploy.request_bodies import form_files
+from kindling.deploy.serving_process import build_app
+from kindling.deploy.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("server")  # one training and one server for all
 
@@ -34,7 +37,7 @@ KEY = "a secret"
 def train(folder: Path, name: str, *options: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        few = ("--trainer.max_epochs", "2", "--run_name", name)
+        few = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "20", "--run_name", name)
         assert main(["fit", "--config", str(CONFIGS / f"{name}.yaml"), *options, *few]) == 0
     return folder / "runs" / name / "version_0"
 
@@ -45,14 +48,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[Server]:
-    with serving("--ckpt_path", run) as server:
+def predictor(run: Path) -> Predictor:
+    return load(run)
+
+
+def app(predictor: Predictor) -> FastAPI:
+    """Return the application of `kindling serve` with its defaults."""
+    settings = Settings({"default": "best"}, 1, 64, 10_000_000, "", 0.0, versions={"default": "1"})
+    return build_app(settings, {"default": predictor})
+
+
+@pytest.fixture(scope="module")
+def server(predictor: Predictor) -> Iterator[Server]:
+    with serving_here(app(predictor)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def predictor(run: Path) -> Predictor:
-    return load(run)
+def process(run: Path) -> Iterator[Server]:
+    """Return a server in another process, whose memory can be measured."""
+    with serving("--ckpt_path", run) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -250,21 +266,21 @@ def test_pages_from_elsewhere_may_not_ask(server: Server, headers: dict[str, str
 
 
 @pytest.mark.slow
-def test_small_malicious_bodies_take_little_memory(server: Server) -> None:
+def test_small_malicious_bodies_take_little_memory(process: Server) -> None:
     """Peak memory of the process, before and after bodies that NumPy or Pillow would expand."""
 
     def peak() -> float:
-        status = Path(f"/proc/{server.pid}/status").read_text()
+        status = Path(f"/proc/{process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1000
 
-    server.predict({"inputs": [[IMAGE]] * 1000})
+    process.predict({"inputs": [[IMAGE]] * 1000})
     before = peak()
     large = Image.new("RGBA", (7000, 7000))
     for kind in ("PNG", "WEBP"):
         file = io.BytesIO()
         large.save(file, kind)
-        assert server.predict(file.getvalue())[0] == 400
-    assert server.predict(HOSTILE["texts of all lengths"][0])[0] == 400
+        assert process.predict(file.getvalue())[0] == 400
+    assert process.predict(HOSTILE["texts of all lengths"][0])[0] == 400
     assert peak() < before + 150
 
 
@@ -284,15 +300,15 @@ def test_a_body_without_a_length_is_cut_where_it_is_too_long(server: Server) -> 
 
 
 @pytest.mark.slow
-def test_two_thousand_hostile_requests_leave_it_serving_in_the_same_memory(server: Server) -> None:
+def test_two_thousand_hostile_requests_leave_it_serving_in_the_same_memory(process: Server) -> None:
     bodies = [body for name, (body, status, _) in HOSTILE.items() if status == 400 and "all" not in name]
     for body in bodies * 10:  # what it keeps it has after these
-        server.predict(body)
-    before = server.memory()
+        process.predict(body)
+    before = process.memory()
     errors = []
 
     def ask(share: list[Any]) -> None:
-        connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+        connection = http.client.HTTPConnection(process.host, process.port, timeout=60)
         for body in share:
             connection.request("POST", "/predict", json.dumps(body) if isinstance(body, dict) else body)
             response = connection.getresponse()
@@ -307,8 +323,8 @@ def test_two_thousand_hostile_requests_leave_it_serving_in_the_same_memory(serve
     for thread in threads:
         thread.join()
     assert errors == []
-    assert server.memory() < before + 30
-    assert server.predict({"inputs": IMAGE})[0] == 200
+    assert process.memory() < before + 30
+    assert process.predict({"inputs": IMAGE})[0] == 200
 
 
 @pytest.mark.slow
@@ -347,8 +363,9 @@ def test_running_requests_are_finished_on_shutdown(run: Path) -> None:
         assert server.process.wait(30) in (0, -signal.SIGTERM)
 
 
-def test_requests_from_other_machines_need_the_key(run: Path) -> None:
-    with serving("--ckpt_path", run, "--host", "0.0.0.0", KINDLING_API_KEY=KEY) as server:
+def test_requests_need_the_key_in_the_environment(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINDLING_API_KEY", KEY)
+    with serving_here(app(predictor)) as server:
         for sent, expected in (
             (None, 401),
             ("Bearer wrong", 401),

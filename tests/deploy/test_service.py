@@ -19,10 +19,11 @@ import psutil
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
-from servers import Server, app_of, service_of, serving, serving_here
+from servers import Server, app_of, service_of, serving, serving_here, train_versions
 from torch import Tensor
 
-from kindling.cli import main
+from conftest import Train
+from kindling.deploy import batching
 from kindling.deploy import server as server_module
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
@@ -175,10 +176,9 @@ def test_a_probe_computes_each_model_once_and_is_not_counted() -> None:
         assert metrics(server).get(("kindling_batch_samples_count", "default"), 0) == 0
 
 
-def test_a_full_queue_is_busy_not_broken(caplog: pytest.LogCaptureFixture) -> None:
-    service = service_of({"default": constant(1)})
-    service.prefixes[""].current.batcher.max_waiting = 0
-    with serving_here(service.app()) as server:
+def test_a_full_queue_is_busy_not_broken(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_WAITING", 0)
+    with serving_here(app_of(constant(1))) as server:
         status, found, headers = server.ask("GET", "/ready")
     assert (status, "busy" in found["error"], "retry-after" in headers) == (503, True, True)
     assert caplog.records == []
@@ -288,18 +288,9 @@ def test_running_requests_end_with_the_version_they_began_with() -> None:
             model.replace(Predictor(compute, ModelCard("Other", ("a", "b"), (2,))), "3")
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Return two checkpoints of the same small model, trained for different times."""
-    folder = tmp_path_factory.mktemp("versions")
-    found: list[Path] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for epochs in ("1", "2"):
-            options = "--model MLPClassifier --model.hidden [4] --data SyntheticDataModule --test_after_fit false"
-            assert main(["fit", *options.split(), "--trainer.max_epochs", epochs, "--run_name", "m"]) == 0
-            found.append(folder / f"runs/m/version_{len(found)}/checkpoints/last.ckpt")
-    return found
+@pytest.fixture
+def checkpoints(trained: Train) -> list[Path]:
+    return train_versions(trained)
 
 
 class Clients:

@@ -129,13 +129,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def describe_api(app: FastAPI, models: Mapping[str, ServedModel], has_key: bool) -> dict[str, Any]:
-    """Return the OpenAPI description of a server.
-
-    Args:
-        app: The application.
-        models: The models by the start of their paths.
-        has_key: Whether clients must send a key.
-    """
+    """Return the OpenAPI description of a server with models by the start of their paths."""
     schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
     for prefix, model in models.items():
         body = request_body(model.current.predictor.card, model.current.max_samples)
@@ -162,7 +156,8 @@ def request_body(card: ModelCard, max_samples: int) -> dict[str, Any]:
         limits = (0, 1) if card.takes_images else (-MAX_FLOAT32, MAX_FLOAT32)
         sample = _array(card.input_shape, {"minimum": limits[0], "maximum": limits[1]})
         samples = {"anyOf": [_list(sample, max_samples), sample]}
-        content["application/json"] = _json("inputs", samples, [_zeros(card.input_shape)], False)
+        zeros = torch.zeros(1, *card.input_shape, dtype=torch.int64).tolist()
+        content["application/json"] = _json("inputs", samples, zeros, False)
     if card.takes_images:
         file = {"type": "string", "format": "binary"}
         content |= {f"image/{kind}": {"schema": file} for kind in ("png", "jpeg")}
@@ -197,10 +192,6 @@ def _array(shape: tuple[int, ...], limits: dict[str, float]) -> dict[str, Any]:
     for size in reversed(shape):
         schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
     return schema
-
-
-def _zeros(shape: tuple[int, ...]) -> Any:
-    return [_zeros(shape[1:]) for _ in range(shape[0])] if shape else 0
 
 
 def _row(columns: list[Column]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from kindling.deploy.metrics import ModelMetrics
+from kindling.deploy.metrics import ModelMetrics
 
+MAX_WAITING = 1024  # requests; more are refused
 MAX_WAITING_SECONDS = 30.0  # clients have given up by then
 WAITED_TOO_LONG = f"the request has waited for {MAX_WAITING_SECONDS:g} s: try again in a moment"
 INLINE_SECONDS = 0.001  # a batch that takes less is computed in the event loop: a thread would cost more
@@ -22,19 +22,12 @@ class QueueFullError(Exception):
 
 
 class Waiting(NamedTuple):
-    """A request that waits to be computed.
+    """A request that waits to be computed."""
 
-    Attributes:
-        inputs: Its samples, shape (n, ...).
-        result: Where the outputs (n, ...) go.
-        is_probe: Whether it is left out of the metrics.
-        since: When it arrived, by `time.perf_counter`.
-    """
-
-    inputs: Tensor
-    result: "asyncio.Future[Tensor]"
-    is_probe: bool
-    since: float
+    inputs: Tensor  # (n, ...)
+    result: "asyncio.Future[Tensor]"  # the outputs (n, ...)
+    is_probe: bool  # left out of the metrics
+    since: float  # when it arrived, by `time.perf_counter`
 
 
 class Batcher:
@@ -45,41 +38,27 @@ class Batcher:
     Args:
         compute: Takes inputs (N, ...) and returns outputs (N, ...).
         batch_size: Maximum number of samples in a batch.
-        max_waiting: Maximum number of waiting requests; more are refused.
-        metrics: Where waiting requests and batches are counted; None to count nothing.
+        metrics: Where waiting requests and batches are counted.
     """
 
-    def __init__(
-        self,
-        compute: Callable[[Tensor], Tensor],
-        batch_size: int,
-        max_waiting: int = 1024,
-        metrics: "ModelMetrics | None" = None,
-    ) -> None:
-        self.compute = compute
-        self.batch_size = batch_size
-        self.max_waiting = max_waiting
-        self.metrics = metrics
+    def __init__(self, compute: Callable[[Tensor], Tensor], batch_size: int, metrics: ModelMetrics) -> None:
+        self.compute, self.batch_size, self.metrics = compute, batch_size, metrics
         self._waiting: list[Waiting] = []
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1)  # the event loop keeps reading requests meanwhile
         self._is_quick = False  # whether the last batch took less than INLINE_SECONDS
 
     async def submit(self, inputs: Tensor, is_probe: bool = False) -> Tensor:
-        """Return the outputs (n, ...) for the inputs (n, ...) of one request.
-
-        Args:
-            inputs: The inputs.
-            is_probe: Whether to leave them out of the metrics.
+        """Return the outputs (n, ...) for the inputs (n, ...) of one request; the metrics leave out probes.
 
         Raises:
             QueueFullError: If too many requests are waiting, or this one has waited for too long.
         """
-        if len(self._waiting) >= self.max_waiting:
-            raise QueueFullError(f"{self.max_waiting:,} requests are waiting: try again in a moment")
+        if len(self._waiting) >= MAX_WAITING:
+            raise QueueFullError(f"{MAX_WAITING:,} requests are waiting: try again in a moment")
         result: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(inputs, result, is_probe, time.perf_counter()))
-        if self.metrics and not is_probe:
+        if not is_probe:
             self.metrics.waiting.inc()
         if self._worker is None:
             self._worker = asyncio.create_task(self._compute_waiting())
@@ -119,19 +98,19 @@ class Batcher:
         else:
             outputs = await asyncio.get_running_loop().run_in_executor(self._thread, compute)
         self._is_quick = time.perf_counter() - start < INLINE_SECONDS
-        if self.metrics and not is_probe:
+        if not is_probe:
             for first in range(0, len(inputs), self.batch_size):
                 self.metrics.batches.observe(min(self.batch_size, len(inputs) - first))
         return outputs
 
-    def _next_batch(self) -> "list[Waiting]":
+    def _next_batch(self) -> list[Waiting]:
         batch: list[Waiting] = []
         requests = samples = 0
         oldest = time.perf_counter() - MAX_WAITING_SECONDS
         while requests < len(self._waiting) and samples < self.batch_size:
             request = self._waiting[requests]
             requests += 1
-            if self.metrics and not request.is_probe:
+            if not request.is_probe:
                 self.metrics.waiting.dec()
             if request.result.done():  # canceled
                 continue

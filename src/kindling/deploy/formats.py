@@ -45,12 +45,7 @@ class Format(NamedTuple):
     write_raw: Write | None = None
 
     def check(self, model: ExportWrapper) -> None:
-        """Check that a model can be written.
-
-        Raises:
-            ImportError: If a module is missing.
-            ValueError: If the format is for other models.
-        """
+        """Raise ImportError if a module that the format needs is missing, ValueError if it is for other models."""
         if self.needs:
             require_extra(*self.needs)
         if self.served_only and (model.task is None or len(model.inputs) > 1):

@@ -5,17 +5,15 @@ import json
 import logging
 import re
 import secrets
-import sys
 import time
 from collections.abc import Container, Mapping
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from typing_extensions import override
 
 from kindling.deploy.addresses import is_local
 from kindling.deploy.metrics import Metrics
@@ -38,8 +36,7 @@ class Gateway:
         metrics: Where requests are counted.
         paths: The paths of the server, with the name of the model that each path belongs to; empty for none.
         public_paths: Paths that need no key.
-        access_log: File to which a line is appended for each request, and which may be renamed meanwhile; "-" for
-            standard output, empty for none.
+        access_log: See `AccessLog`; empty for none.
     """
 
     def __init__(
@@ -128,11 +125,7 @@ def error_response(scope: Scope, error: HTTPException) -> JSONResponse:
 
 
 def authorize(headers: dict[bytes, bytes], key: str) -> None:
-    """Check that a request has the key, and that no web page of another origin sends it.
-
-    Raises:
-        HTTPException: If it may not use the server.
-    """
+    """Raise HTTPException if a request lacks the key, or a web page of another origin sends it."""
     origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
     if origin and origin.partition("://")[2] != host:
         raise HTTPException(403, f"requests from web pages of other origins are refused: {origin[:100]}")
@@ -147,7 +140,7 @@ def authorize(headers: dict[bytes, bytes], key: str) -> None:
 
 
 class AccessLog:
-    """Append-only log; reopened after rotation.
+    """Append-only log, which may be renamed meanwhile.
 
     Args:
         path: The file; "-" for standard output.
@@ -155,32 +148,19 @@ class AccessLog:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._handler: logging.Handler = RaisingStreamHandler(sys.stdout)
-        if path != "-":
-            self._handler = RaisingFileHandler(path, encoding="utf-8", delay=True)
         self._fails = False
 
     def write(self, line: str) -> None:
         """Write a line; if that fails, warn once, since the response has been sent."""
         try:
-            self._handler.emit(logging.makeLogRecord({"msg": line}))
+            if self.path == "-":
+                print(line, flush=True)
+            else:
+                with Path(self.path).open("a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
         except OSError as error:
             if not self._fails:
                 logger.warning(f"the access log {self.path} is incomplete: {error}")
             self._fails = True
         else:
             self._fails = False
-
-
-class RaisingStreamHandler(logging.StreamHandler[Any]):
-    """Raises errors, which the base class prints."""
-
-    @override
-    def handleError(self, record: logging.LogRecord) -> None:
-        raise sys.exception() or OSError
-
-
-class RaisingFileHandler(WatchedFileHandler):
-    """Raises errors, which the base class prints."""
-
-    handleError = RaisingStreamHandler.handleError  # noqa: N815

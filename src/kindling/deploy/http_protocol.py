@@ -21,7 +21,7 @@ UNDECIDED = re.compile(rb"\n(?:\r|u[^\n]*)?\Z", re.IGNORECASE)
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which by itself keeps a head of any length, and waits for it forever."""
+    """uvicorn's protocol with limits: by itself, it keeps a head of any length and waits for it forever."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -26,15 +26,10 @@ SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 @dataclass(frozen=True)
 class ModelMetrics:
-    """The metrics of one model.
+    """The metrics of one model."""
 
-    Attributes:
-        waiting: Number of requests that wait to be computed.
-        batches: Sizes of the computed batches, in samples.
-    """
-
-    waiting: Gauge
-    batches: Histogram
+    waiting: Gauge  # number of requests that wait to be computed
+    batches: Histogram  # sizes of the computed batches, in samples
 
 
 class CurrentVersions(MultiProcessCollector):

@@ -19,17 +19,11 @@ Block = tuple[str, list[int]]  # features (N, k), and the position of each among
 
 
 class Placed(NamedTuple):
-    """A column in the graph.
-
-    Attributes:
-        column: Its learned encoding.
-        name: Name of its input.
-        start: Position of its first feature.
-    """
+    """A column in the graph."""
 
     column: Column
-    name: str
-    start: int
+    name: str  # of its input
+    start: int  # position of its first feature
 
     @property
     def end(self) -> int:

@@ -90,13 +90,8 @@ def read_onnx(path: Path) -> Compute:
 
 
 def onnx_session(path: Path) -> Any:
-    """Open an ONNX file with onnxruntime.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If it is not an ONNX file, or needs other files or libraries.
-    """
-    require_extra("export", "onnxruntime")
+    """Open an ONNX file that needs no other files or libraries with onnxruntime."""
+    require_extra("export", "onnxruntime", "onnx")
     check_exported(path)
     check_self_contained(path)
     return _open(path, path)
@@ -114,11 +109,7 @@ def _open(content: Path | bytes, path: Path) -> Any:
 
 
 def check_exported(path: Path) -> None:
-    """Check that an exported file exists.
-
-    Raises:
-        FileNotFoundError: If it does not.
-    """
+    """Raise FileNotFoundError if an exported file does not exist."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found: create it with `{program_name()} export`")
 
@@ -173,12 +164,7 @@ def _without_encoding(path: Path, features: str, session: Any) -> bytes:
 
 
 def check_self_contained(path: Path) -> None:
-    """Check that an ONNX file depends on no other file, and on no library but onnxruntime.
-
-    Raises:
-        ValueError: If it does, or is not an ONNX file.
-    """
-    require_extra("export", "onnx")
+    """Raise ValueError if an ONNX file needs another file or a library other than onnxruntime, or is damaged."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 

@@ -92,10 +92,10 @@ def feed_network(network: Any, inputs: Sequence[Any], compute: Callable[[str], t
     Args:
         network: The model, which is changed.
         inputs: The new inputs.
-        compute: Returns the operators, given the start of their names, and the name of what they compute.
+        compute: Returns the operators and the name of what they compute, given the start of all names.
 
     Returns:
-        The name of what they compute, which was the input.
+        The name of the former input.
     """
     import onnx
 

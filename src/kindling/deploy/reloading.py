@@ -19,11 +19,7 @@ from kindling.utils.console import say
 
 
 def reload_model(model: ServedModel, settings: Settings) -> bool:
-    """Serve the newest version of a model, or the previous one if that fails, and print a line.
-
-    Returns:
-        Whether it was replaced.
-    """
+    """Serve the newest version of a model; print and keep the previous one if that fails. Return whether it is new."""
     result = "unchanged"
     try:
         settings = settings.newest(model.name)
@@ -61,10 +57,6 @@ def watch(settings: Settings, reload: Callable[[list[str]], object]) -> Iterator
     """Call `reload` in a thread with the models whose file is another one, or was written.
 
     Files of a run that is still training are not taken: they change with each better epoch.
-
-    Args:
-        settings: The models, the files that they stood for before they were loaded, and how often to look.
-        reload: What to call.
     """
     ended = threading.Event()
 

@@ -34,12 +34,7 @@ Reserve = Callable[[int], None]  # called with a number of bytes
 
 
 async def read_body(request: Request, max_bytes: int, reserve: Reserve) -> bytes:
-    """Return the body of a request.
-
-    Args:
-        request: The request.
-        max_bytes: Maximum length of the body.
-        reserve: Called with the length of each part of the body that arrives.
+    """Return the body of a request; `reserve` is called with the length of each part that arrives.
 
     Raises:
         HTTPException: If it is longer than `max_bytes`, or does not arrive in time.

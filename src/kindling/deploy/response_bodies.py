@@ -17,29 +17,8 @@ ENTRY_BYTES = 300
 INLINE_ENTRIES = 2_000  # up to here, a thread would cost more
 
 
-def count_entries(card: ModelCard, top: int, samples: int, positions: int = 1) -> int:
-    """Return how many classes a response lists; 0 for numbers.
-
-    Args:
-        card: The model.
-        top: Number of classes to list for each sample.
-        samples: Number of samples.
-        positions: Number of positions of each sample that have a class.
-
-    Raises:
-        HTTPException: If there are too many.
-    """
-    entries = samples * min(top, len(card.classes)) * positions
-    check_entries(entries)
-    return entries
-
-
 def check_entries(entries: int) -> None:
-    """Refuse a response that lists too many classes.
-
-    Raises:
-        HTTPException: If there are too many.
-    """
+    """Raise HTTPException if a response would list too many classes."""
     if entries > MAX_ENTRIES:
         raise HTTPException(
             413,
@@ -49,20 +28,15 @@ def check_entries(entries: int) -> None:
 
 
 async def response_body(outputs: Tensor, card: ModelCard, top: int, reserve: Reserve) -> bytes:
-    """Return the predictions of a request as JSON; many are written in a thread.
-
-    Args:
-        outputs: See `to_predictions`.
-        card: The model.
-        top: Number of classes to list for each sample.
-        reserve: See `BodyReader.reservation`.
+    """Return the predictions of a request as JSON with the `top` classes of each sample; many are written in a thread.
 
     Raises:
-        HTTPException: If there are too many.
+        HTTPException: If they list too many classes.
     """
-    entries = count_entries(card, top, len(outputs), prod(outputs.shape[2:]))
+    entries = len(outputs) * prod(outputs.shape[2:]) * min(top, len(card.classes))  # 0 for numbers
     if card.task == "multilabel":
-        check_entries(entries := entries + int((outputs >= THRESHOLD).sum()))
+        entries += int((outputs >= THRESHOLD).sum())
+    check_entries(entries)
 
     def write() -> bytes:
         return to_json({"predictions": to_predictions(outputs, str(card.task), card.classes, top, card.decision)})

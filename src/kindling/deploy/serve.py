@@ -98,15 +98,7 @@ def serve(
 
 
 def announce(models: Sequence[str], cards: Mapping[str, ModelCard], host: str, port: int, stderr: bool) -> None:
-    """Print the models and their addresses.
-
-    Args:
-        models: Models that were given by name.
-        cards: All models by name.
-        host: Address to listen on.
-        port: Port to listen on.
-        stderr: Whether to print to stderr.
-    """
+    """Print the addresses of all models (`cards`), of which some may have been given by name (`models`)."""
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     for name, card in cards.items():
         path = f"{address}models/{name}/" if models else f"{address} (Ctrl-C stops it)"
@@ -128,11 +120,7 @@ def describe(card: ModelCard) -> str:
 
 
 def named_models(models: Sequence[str], ckpt_path: str) -> dict[str, str]:
-    """Return what the user gave for each model by its name, from `NAME=CHECKPOINT` or --ckpt_path.
-
-    Raises:
-        ValueError: If a name is missing, invalid, or given twice, or both are given.
-    """
+    """Return what the user gave for each model by its name, from `NAME=CHECKPOINT` or --ckpt_path."""
     if not models:
         return {DEFAULT_NAME: ckpt_path}
     if ckpt_path != "best":

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from kindling.deploy.batching import Batcher
 from kindling.deploy.metrics import Metrics
@@ -22,11 +21,7 @@ MAX_NUMBERS = 2**23  # probabilities per request: 34 MB
 
 
 def find_model(source: str) -> Path:
-    """Return the file of a model given as --ckpt_path: a checkpoint or an exported file.
-
-    Raises:
-        FileNotFoundError: If it does not exist.
-    """
+    """Return the existing file of a model given as --ckpt_path: a checkpoint or an exported file."""
     if not source.endswith(".onnx"):
         return find_checkpoint(source).resolve()
     check_exported(path := Path(source).resolve())
@@ -34,11 +29,7 @@ def find_model(source: str) -> Path:
 
 
 def written_at(path: Path) -> tuple[int, int]:
-    """Return when the file of a model and the test metrics of its run (0 for none) were last written, in nanoseconds.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-    """
+    """Return when the file of a model and the test metrics of its run were last written, in ns; 0 for no metrics."""
     file, metrics = path.stat().st_mtime_ns, 0
     with suppress(FileNotFoundError):
         metrics = metrics_file(path).stat().st_mtime_ns
@@ -57,11 +48,7 @@ def version_of(path: Path) -> str:
 
 
 def open_version(path: Path, version: str = "") -> tuple[Predictor, str]:
-    """Load a checkpoint or an exported file, and return it with its version.
-
-    Args:
-        path: The file.
-        version: Its version until now; empty if that is not known.
+    """Load a checkpoint or an exported file, whose version may be known, and return it with the version loaded.
 
     Raises:
         ValueError: If it was overwritten each time.
@@ -76,11 +63,7 @@ def open_version(path: Path, version: str = "") -> tuple[Predictor, str]:
 
 
 def check_task(before: str | None, after: str | None) -> None:
-    """Check that a new version predicts the same kind of thing.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Raise ValueError if a new version of a model is for another task."""
     if after != before:
         raise ValueError(
             f"the new checkpoint is for {after}, but this server serves {before}: restart `kindling serve`"
@@ -89,19 +72,12 @@ def check_task(before: str | None, after: str | None) -> None:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A version of a model; a request uses the same one from its start to its end.
-
-    Attributes:
-        predictor: The model.
-        batcher: Computes its batches.
-        version: See `version_of`; empty if it was not loaded from a file.
-        max_samples: Maximum number of samples in a request.
-    """
+    """A version of a model; a request uses the same one from its start to its end."""
 
     predictor: Predictor
     batcher: Batcher
     version: str
-    max_samples: int
+    max_samples: int  # in a request
 
 
 class ServedModel:
@@ -123,11 +99,7 @@ class ServedModel:
         self.metrics.loaded(name, version, predictor.card.model, None)
 
     def replace(self, predictor: Predictor, version: str) -> None:
-        """Serve another version from the next request on; requests that have begun end with the previous one.
-
-        Raises:
-            ValueError: If it predicts something else.
-        """
+        """Serve another version, for the same task, from the next request on; others end with the previous one."""
         before, after = self.current.predictor.card, predictor.card
         check_task(before.task, after.task)
         previous, self.current = self.current, self._loaded(predictor, version)
@@ -140,19 +112,14 @@ class ServedModel:
             predictor.card = replace(predictor.card, metrics=read_json(metrics_file(path)))
 
     def _loaded(self, predictor: Predictor, version: str) -> LoadedModel:
-        batcher = Batcher(predictor.compute, self.batch_size, metrics=self.metrics.of_model(self.name))
+        batcher = Batcher(predictor.compute, self.batch_size, self.metrics.of_model(self.name))
         most = max(1, min(MAX_SAMPLES, MAX_NUMBERS // max(1, len(predictor.card.classes))))
         return LoadedModel(predictor, batcher, version, most)
 
     async def check(self) -> None:
-        """Predict a sample of zeros.
-
-        Raises:
-            Exception: If that fails, or too many requests are waiting.
-        """
+        """Predict a sample of zeros; raise an exception if that fails, or too many requests are waiting."""
         current = self.current
-        outputs: Tensor = await current.batcher.submit(
-            torch.zeros(1, *current.predictor.card.input_shape), is_probe=True
-        )
+        sample = torch.zeros(1, *current.predictor.card.input_shape)
+        outputs = await current.batcher.submit(sample, is_probe=True)
         if not outputs.isfinite().all():
             raise ValueError("its prediction is not a number")

@@ -25,7 +25,7 @@ from kindling.deploy.batching import Batcher, QueueFullError
 from kindling.deploy.gateway import PROBES, Gateway, error_response
 from kindling.deploy.metrics import Metrics
 from kindling.deploy.request_bodies import BodyReader
-from kindling.deploy.response_bodies import count_entries, response_body
+from kindling.deploy.response_bodies import check_entries, response_body
 from kindling.deploy.served_models import ServedModel
 
 MAX_TOP = 9999
@@ -59,6 +59,7 @@ class Service:
         max_bytes: int = 10_000_000,
         access_log: str = "",
     ) -> None:
+        self.models = models
         self.prefixes = {"": models[0]} | {f"/models/{model.name}": model for model in models}
         self.metrics, self.key, self.max_bytes, self.access_log = metrics, key, max_bytes, access_log
         self.reader = BodyReader(max_bytes)
@@ -66,11 +67,7 @@ class Service:
         self._probed_at, self._problem = -1.0, ""
 
     def app(self, lifespan: Lifespan | None = None) -> FastAPI:
-        """Return the application, for any ASGI server.
-
-        Args:
-            lifespan: What to do at the start and at the end of the server.
-        """
+        """Return the application, for any ASGI server; `lifespan` runs from its start to its end."""
         app = FastAPI(
             title="Kindling",
             version=__version__,
@@ -113,7 +110,7 @@ class Service:
                 with self.reader.reservation() as reserve:
                     inputs = await self.reader.read(request, current.predictor, current.max_samples, reserve)
                     request.scope["samples"] = len(inputs)
-                    count_entries(card, top, len(inputs))
+                    check_entries(len(inputs) * min(top, len(card.classes)))  # at least, before they are computed
                     outputs = await compute(current.batcher, inputs)
                     if not np.isfinite(outputs.numpy()).all():
                         reason = "the inputs are too large, or the model diverged"
@@ -137,24 +134,18 @@ class Service:
             if card["task"] != "regression":
                 del card["target"], card["unit"]
             more = {"version": current.version, "takes": current.predictor.takes, "max_bytes": self.max_bytes}
-            names = [*dict.fromkeys(each.name for each in self.prefixes.values())]
+            names = [each.name for each in self.models]
             return JSONResponse({**card, **more, "name": model.name, "models": names})
 
         return info
 
     async def list_models(self) -> Response:
         """List the models; the first one also has the short addresses /predict and /info."""
-        summaries = [
-            {
-                "name": model.name,
-                "model": model.current.predictor.card.model,
-                "task": model.current.predictor.card.task,
-                "version": model.current.version,
-                "path": prefix,
-            }
-            for prefix, model in self.prefixes.items()
-            if prefix
-        ]
+        summaries = []
+        for model in self.models:
+            card, version = model.current.predictor.card, model.current.version
+            about = {"name": model.name, "model": card.model, "version": version, "task": card.task}
+            summaries.append({**about, "path": f"/models/{model.name}"})
         return JSONResponse({"models": summaries})
 
     async def health(self) -> Response:
@@ -165,16 +156,12 @@ class Service:
         """Report whether each model predicts a sample within seconds; needs no key."""
         async with self._probe:  # at most once a second, whoever asks
             if time.monotonic() > self._probed_at + 1:
-                self._problem = await self._find_problem()
+                problems = await asyncio.gather(*map(find_problem, self.models))
+                self._problem = next(filter(None, problems), "")
                 self._probed_at = time.monotonic()
         if self._problem:
             raise HTTPException(503, self._problem, {"Retry-After": "1"})
         return JSONResponse({"status": "ready"})
-
-    async def _find_problem(self) -> str:
-        models = dict.fromkeys(self.prefixes.values())  # the first one has two prefixes
-        problems = await asyncio.gather(*map(find_problem, models))
-        return next(filter(None, problems), "")
 
     async def show_metrics(self) -> Response:
         """Return the metrics for Prometheus."""
@@ -188,11 +175,7 @@ class Service:
 
 
 async def compute(batcher: Batcher, inputs: Tensor) -> Tensor:
-    """Return the outputs of a model.
-
-    Raises:
-        RuntimeError: If the model raises a ValueError: the client did not cause it.
-    """
+    """Return the outputs of a model; a ValueError of the model becomes a RuntimeError, as no client caused it."""
     try:
         return await batcher.submit(inputs)
     except ValueError as error:
@@ -200,7 +183,7 @@ async def compute(batcher: Batcher, inputs: Tensor) -> Tensor:
 
 
 async def find_problem(model: ServedModel) -> str:
-    """Return why a model does not predict a sample within seconds, for anybody; empty if it does."""
+    """Return why a model does not predict a sample within seconds, without details; empty if it does."""
     try:
         await asyncio.wait_for(model.check(), PROBE_SECONDS)
     except QueueFullError:

@@ -58,32 +58,20 @@ class Settings:
     parent: int = 0
 
     def resolve(self) -> "Settings":
-        """Return the same settings with the files that the models stand for now.
-
-        Raises:
-            FileNotFoundError: If there is none for a model.
-        """
+        """Return the same settings with the existing files that the models stand for now."""
         files = {name: find_model(source) for name, source in self.models.items()}
         times = {name: written_at(path) for name, path in files.items()}
         return replace(self, files={name: str(path) for name, path in files.items()}, times=times)
 
     def newest(self, name: str) -> "Settings":
-        """Return the settings with the newest file and version of a model; with workers, those that were accepted.
-
-        Raises:
-            FileNotFoundError: If there is none.
-        """
+        """Return the settings with the newest file and version of a model; with workers, those that were accepted."""
         if self.folder:
             return Settings.published()
         path = find_model(self.models[name])
         return self._with(name, path, version_of(path))
 
     def publish(self) -> None:
-        """Hand the settings to the worker processes: to those that start, and those that reload from now on.
-
-        Raises:
-            OSError: If the file cannot be written.
-        """
+        """Hand the settings to the worker processes: to those that start, and those that reload from now on."""
         file = Path(self.folder, FILE)
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as path:
@@ -100,12 +88,7 @@ class Settings:
         return cls(**json.loads(Path(os.environ[SETTINGS]).read_text("utf-8")))
 
     def accept(self, tasks: Mapping[str, Any], names: Collection[str]) -> "Settings":
-        """Return the settings with the new version of each model that can be served; the others stay.
-
-        Args:
-            tasks: The task of each model, by its name.
-            names: The models to look for.
-        """
+        """Return the settings with the new versions of models that can be served; `tasks` are those of all models."""
         accepted, refused = self, []
         for name in names:
             try:
@@ -122,20 +105,12 @@ class Settings:
         return replace(accepted, requested=[*names], refused=refused)
 
     def keep_copies(self) -> None:
-        """Copy the files, so that workers can restart after they were overwritten.
-
-        Raises:
-            ValueError: If one was overwritten since it was loaded.
-        """
+        """Copy the files, so that workers can restart after they were overwritten."""
         for name in self.models:
             self._keep_copy(name)
 
     def open(self, name: str) -> tuple[Predictor, str]:
-        """Load the version of a model from its file, or from the copy if the file has another one now.
-
-        Returns:
-            The model and its version.
-        """
+        """Return a model and its version: from its file, or from the copy if the file has another version now."""
         path, version = Path(self.files[name]), self.versions[name]
         if not self.folder:
             return open_version(path, version)

@@ -27,7 +27,7 @@ def write_torch_export(model: ExportWrapper, example: Inputs, card: ModelCard, p
     """Write a torch.export program, for Python, or for C++ through AOTInductor."""
     program = torch.export.export(model, example, dynamic_shapes=any_batch_size(example), strict=False)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No complete tensor found in the group")  # the comparison would reveal a loss
+        warnings.filterwarnings("ignore", "No complete tensor found in the group")  # the comparison would fail
         torch.export.save(program, path, extra_files={CARD: json.dumps(card.as_dict())})
 
 

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -23,21 +23,6 @@ ADVICE = "try another format"
 
 Arrays = tuple[Any, ...]  # inputs (N, ...): tensors, or the typed values of columns
 Differences = dict[int, dict[str, float]]  # by batch size and output
-
-
-class Model(Protocol):
-    """What a file is compared with: a model with named outputs."""
-
-    @property
-    def model(self) -> BaseTask:
-        """The trained model."""
-
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the outputs."""
-
-    def __call__(self, *inputs: Any) -> Outputs:
-        """Compute the outputs."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +53,9 @@ class RawModel:
         """Return the outputs for raw samples; large batches are split, which takes less memory."""
         by_part = [self.wrapper(part) for part in torch.split(self.encode(*samples), max(BATCH_SIZES))]
         return tuple(torch.cat(parts) for parts in zip(*by_part, strict=True))[: self.compared]
+
+
+Model = ExportWrapper | RawModel  # what a file is compared with
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,7 @@ Photo = Image.Image | Path
 
 
 def check_takes_photos(wrapper: ExportWrapper, card: ModelCard) -> None:
-    """Check that a model takes photographs.
-
-    Raises:
-        ValueError: If it takes something else.
-    """
+    """Raise ValueError if a model does not take photographs."""
     if len(wrapper.inputs) > 1 or not card.takes_images or card.input_shape[0] not in (1, 3):
         inputs = "several inputs" if len(wrapper.inputs) > 1 else f"inputs of shape {card.input_shape}"
         raise ValueError(f"--raw is for models of gray or RGB images, and of tables; {card.model} takes {inputs}")
@@ -50,14 +46,7 @@ def compare_photos(
     """Compare a file that takes photographs with its checkpoint.
 
     The photographs are made-up ones, and the test images of the run if they are still there. The file gets all pixels
-    of an image; the checkpoint gets what `kindling predict` decodes.
-
-    Args:
-        wrapper: The model of the checkpoint, which takes images of one size.
-        compute: The same from pixels and EXIF orientation, from the file.
-        card: The description of the model.
-        stored: Contents of the checkpoint.
-        checkpoint: Path of the checkpoint.
+    of an image (`as_pixels`); the checkpoint gets what `kindling predict` decodes.
 
     Raises:
         ValueError: If an output differs by more than the tolerance.

@@ -34,14 +34,8 @@ def compare_rows(
 ) -> Comparison:
     """Compare a file that takes the columns of a table with its checkpoint.
 
-    The rows are the test rows of the run if its data is still there, and made-up ones.
-
-    Args:
-        wrapper: The model of the checkpoint, which takes encoded features.
-        compute: The same from typed values (N,) of each column, from the file.
-        card: The description of the model.
-        stored: Contents of the checkpoint.
-        checkpoint: Path of the checkpoint.
+    The rows are the test rows of the run if its data is still there, and made-up ones. The file gets typed values (N,)
+    of each column; the checkpoint gets encoded features.
 
     Raises:
         ValueError: If an output differs by more than the tolerance.
@@ -52,7 +46,7 @@ def compare_rows(
     if known:
         rows = f"{count_noun(len(known[0]), f'{split} row', f'{split} rows')} and {rows}"
         samples = [np.concatenate(parts) for parts in zip(known, samples, strict=True)]
-        sizes = [len(known[0])]  # wild rows have a larger scale
+        sizes = [len(known[0])]  # alone: made-up rows have a larger scale
 
     def encode(*values: TypedValues) -> Tensor:
         with _quiet():

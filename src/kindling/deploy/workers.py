@@ -24,15 +24,10 @@ JOIN_SECONDS = 35.0  # within which a worker that is told to stop must end; it h
 
 
 class Worker(multiprocess.Process):
-    """A worker process.
+    """A worker process."""
 
-    Attributes:
-        signals: Those that the main process has received, but not handled.
-        has_started: Whether any worker has started.
-    """
-
-    signals: ClassVar[Sequence[int]] = ()
-    has_started: ClassVar[bool] = False
+    signals: ClassVar[Sequence[int]] = ()  # those that the main process has received, but not handled
+    has_started: ClassVar[bool] = False  # whether any worker has
     _was_asked = False  # for a sign of life
 
     @override

@@ -170,13 +170,7 @@ def _may_share_source(train: Dataset[Any], val: Dataset[Any]) -> bool:
 
 
 def _check_stratified(data: Any, train: Tensor, val: Tensor) -> None:
-    """Check that the number of validation samples of each class is as expected, apart from chance.
-
-    Args:
-        data: The data module.
-        train: Training samples of each class, shape (classes,).
-        val: Validation samples of each class, shape (classes,).
-    """
+    """Check that the number of validation samples of each class (classes,) is as expected, apart from chance."""
     labels = targets_of(data.val)
     if labels is None or labels.ndim != 1:  # several labels of one sample are not independent
         return

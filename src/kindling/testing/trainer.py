@@ -9,12 +9,7 @@ EPOCHS = 2
 
 
 def small_trainer(*callbacks: Callback, **options: Any) -> Trainer:
-    """Return a Trainer for a few batches on the CPU.
-
-    Args:
-        *callbacks: Its callbacks.
-        **options: Other arguments of the Trainer.
-    """
+    """Return a Trainer for a few batches on the CPU."""
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,

@@ -88,12 +88,7 @@ def users_line(error: BaseException) -> str:
 
 
 def creation_error(name: str, error: Exception) -> ValueError:
-    """Turn an error that a class raised in its `__init__` into one clear line.
-
-    Args:
-        name: Name of the class.
-        error: The error raised by `__init__`.
-    """
+    """Turn an error that the `__init__` of a class raised into one clear line."""
     reason, place = f"{type(error).__name__}: {error}", users_line(error)
     if "before Module.__init__() call" in reason or "super().__init__() needs to be called" in reason:
         reason = "call super().__init__(**kwargs) first in its __init__"

@@ -40,14 +40,7 @@ def make_hparams_plain(module: LightningModule | LightningDataModule) -> None:
 
 
 def record_arguments(module: LightningModule | LightningDataModule, cls: type, arguments: dict[str, Any]) -> None:
-    """Store the class and all constructor arguments in the hyperparameters.
-
-    Including those that the module itself did not save.
-
-    Args:
-        module: The module.
-        cls: Its class.
-        arguments: Its arguments as plain values.
+    """Store the class and all constructor arguments, also those that the module did not save, in the hyperparameters.
 
     Raises:
         ValueError: If a hyperparameter is not a plain value.

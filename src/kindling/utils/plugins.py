@@ -27,7 +27,7 @@ ENGINE = ("kindling", "lightning", "pytorch_lightning", "torch")  # packages who
 class Plugin:
     """A module whose classes are available by their short names."""
 
-    package: str  # for a single file, its module
+    package: str  # its module if it is a single file
     source: str  # name of the distribution, or value of `--plugin`
     is_named: bool  # by `--plugin`
 
