@@ -257,6 +257,23 @@ def test_a_read_that_fails_twice_is_survived(shards: Path, monkeypatch: pytest.M
     assert failures == []
 
 
+def test_a_read_that_gets_no_answer_once_is_survived(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = StreamingDataModule(str(shards))
+    expected.setup("fit")
+    data = StreamingDataModule(str(shards), timeout=0.2)
+    data.setup("fit")
+    answers, read = [threading.Event()], OpenShard._read
+
+    def hang(self: OpenShard, start: int, size: int) -> bytearray:
+        if answers:
+            answers.pop().wait()
+        return read(self, start, size)
+
+    monkeypatch.setattr(OpenShard, "_read", hang)
+    assert torch.equal(data.train.inputs[:40], expected.train.inputs[:40])
+    assert answers == []
+
+
 def test_reading_takes_as_long_as_there_is_progress(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = StreamingDataModule(str(shards), timeout=0.2)
     data.setup("fit")

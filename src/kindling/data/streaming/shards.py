@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,16 +26,16 @@ class OpenShard:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-
-    @cached_property
-    def offsets(self) -> Any:
-        """Where each sample begins, then where the last one ends, (n + 1,)."""
-        samples = int(np.frombuffer(self._read(0, 4), np.uint32)[0])
-        return np.frombuffer(self._read(4, 4 * (samples + 1)), np.uint32)
+        # Where each sample begins, then where the last one ends, (n + 1,). Not a `cached_property`, which until Python
+        # 3.12 has one lock for all shards: a read without an answer would hold it forever.
+        self._offsets: Any = None
 
     def read(self, place: int) -> bytearray:
         """Return an encoded sample."""
-        start, end = self.offsets[place : place + 2].tolist()
+        if self._offsets is None:
+            number = int(np.frombuffer(self._read(0, 4), np.uint32)[0])
+            self._offsets = np.frombuffer(self._read(4, 4 * (number + 1)), np.uint32)
+        start, end = self._offsets[place : place + 2].tolist()
         return self._read(start, end - start)
 
     def _read(self, start: int, size: int) -> bytearray:
