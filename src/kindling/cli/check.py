@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 from lightning.pytorch import seed_everything
@@ -48,7 +49,7 @@ def run(command: str, options: Sequence[str]) -> None:
     failed = bool(report.count("error") or (config["strict"] and report.count("warning")))
     if config["format"] == "json":
         counts = {"errors": report.count("error"), "warnings": report.count("warning"), "exit_code": int(failed)}
-        print(json.dumps(report.as_dict() | counts, indent=1, ensure_ascii=False))
+        print(json.dumps(asdict(report) | counts, indent=1, ensure_ascii=False))
     else:
         print_report(report)
         if config["out"]:

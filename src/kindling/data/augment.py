@@ -99,16 +99,7 @@ def random_affine(
     crop: float = 1.0,
     ratio: float = 1.0,
 ) -> Tensor:
-    """Rotate, translate, scale and crop each image by random amounts.
-
-    Args:
-        images: Floats, shape (N, C, H, W).
-        degrees: Largest rotation in either direction.
-        shift: Largest shift along each axis, as a fraction of its length.
-        scale: Largest change of size; 0.1 draws factors from 0.9 to 1.1.
-        crop: Smallest fraction of the area to crop, at a random position, and resize to the whole image.
-        ratio: Largest quotient of the sides of the crop, relative to those of the image.
-    """
+    """Rotate, translate, scale and crop each image (N, C, H, W) by random amounts; see `AugmentedImages` for these."""
     if not (degrees or shift or scale or crop < 1 or ratio > 1):
         return images
     drawn = torch.empty(4, len(images), device=images.device).uniform_(-1, 1)
@@ -122,13 +113,9 @@ def random_affine(
 
 
 def random_sides(number: int, area: tuple[float, float], ratio: tuple[float, float], device: torch.device) -> Tensor:
-    """Return the width and height of boxes that fit into an image, as fractions of its sides, (2, number).
+    """Return the width and height of random boxes that fit into an image, as fractions of its sides, (2, number).
 
-    Args:
-        number: Number of boxes.
-        area: Range of their area.
-        ratio: Range of width / height, whose logarithm is distributed uniformly.
-        device: Device of the result.
+    The logarithm of width / height is distributed uniformly.
     """
     areas = torch.empty(ATTEMPTS, number, device=device).uniform_(*area)
     ratios = torch.empty(ATTEMPTS, number, device=device).uniform_(*map(math.log, ratio)).exp()
@@ -156,10 +143,7 @@ def random_erasing(images: Tensor, probability: float) -> Tensor:
 def inside(images: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Return which pixels of images (N, C, H, W) are in a box, (N, 1, H, W).
 
-    Args:
-        images: The images.
-        start: First column and row of each box, shape (2, N).
-        end: Column and row after the last ones, shape (2, N).
+    A box is from a column and a row, `start`, to those after its last ones, `end`, (2, N) each.
     """
     columns, rows = (torch.arange(length, device=images.device) for length in images.shape[:1:-1])
     (left, top), (right, bottom) = start.view(2, -1, 1, 1, 1), end.view(2, -1, 1, 1, 1)

@@ -70,7 +70,7 @@ class BaseDataModule(LightningDataModule):
     augments = False  # whether training batches are changed
     augmentation: Any = None  # what `augment` does, if it is an `Augmentation`
     row_header = "row"  # what `predicted_rows` are
-    unreadable: Sequence[int] = ()  # indices of the `predicted_rows` whose file is broken: they are no samples
+    unreadable: Sequence[int] = ()  # indices of the `predicted_rows` whose file is broken; they are not predicted
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class BaseDataModule(LightningDataModule):
         return {}
 
     def sample_details(self, row: int) -> dict[str, object]:
-        """Return what identifies a test sample besides its image; by default its features."""
+        """Return values that describe a test sample in the report; by default its features unless it is an image."""
         inputs = inputs_of(self.test, torch.tensor([row]))
         features = [] if inputs is None or inputs.ndim > 2 else inputs[0].tolist()
         return {f"feature {number}": round(value, 4) for number, value in enumerate(features)}
@@ -184,7 +184,7 @@ class BaseDataModule(LightningDataModule):
 
     @property
     def has_test_split(self) -> bool:
-        """Whether there are samples to test on; not for an ensemble whose members were trained on all."""
+        """Whether there are samples to test on; false for an ensemble whose members were trained on all of them."""
         return True
 
     @property

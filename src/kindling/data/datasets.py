@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
 Batch = tuple[Tensor, Tensor]
+
+BATCH_SIZE = 256  # of `batches_of`
 
 
 class LazyInputs(Protocol):
@@ -79,10 +81,15 @@ class SeededDataset(Dataset[Any]):
     def __getitem__(self, key: int) -> Any:
         if get_worker_info() is not None:
             seed = (self.seed + 0x9E3779B97F4A7C15 * (key + 1)) % 2**64  # spreads the seeds of consecutive keys
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002  (the generator that transforms use)
+            seed_generators(seed)
         return self.dataset[key % len(self)]
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators that transforms use."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
 def as_dataset(samples: Any) -> Dataset[Any]:
@@ -133,6 +140,12 @@ def inputs_of(dataset: Dataset[Any], rows: Tensor) -> Tensor | None:
     samples = [dataset[row][0] for row in rows.tolist()]
     shapes = {sample.shape if isinstance(sample, Tensor) else None for sample in samples}
     return torch.stack(samples) if len(shapes) == 1 and None not in shapes else None
+
+
+def batches_of(inputs: Any, rows: Tensor) -> Iterator[Any]:
+    """Yield the inputs in some rows (n,) in batches, as lazy inputs may be larger than memory."""
+    for part in torch.split(rows, BATCH_SIZE):
+        yield inputs[part]
 
 
 def free_memory(device: torch.device) -> int:

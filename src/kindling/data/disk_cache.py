@@ -56,7 +56,7 @@ class DiskCache:
         return used >= self.started, path.suffix == PIXELS, used
 
     def room(self, besides: Path | None = None) -> float:
-        """Return how many bytes a file may have beside the files in use, at most half of the free disk space."""
+        """Return how many bytes a file may take besides the files in use, at most half of the free disk space."""
         others = (file for file in self._files() if file[2] != besides)
         in_use = sum(size for used, size, path in others if used >= self.started or is_locked(path))
         return min(self.limit - in_use, shutil.disk_usage(self.root).free / 2)

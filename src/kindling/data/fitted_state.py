@@ -11,15 +11,9 @@ MEMBERS = "members"  # key of the fitted state of an ensemble whose members may 
 
 
 def check_unchanged(origin: str, fitted: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-    """Check that the data read so far is that of a checkpoint, whose weights fit its classes and columns.
+    """Raise ValueError if the fitted state of the data read so far is not that stored in a checkpoint.
 
-    Args:
-        origin: Folder or file that the samples come from.
-        fitted: The fitted state of the data read so far; empty if none is.
-        stored: The fitted state in the checkpoint.
-
-    Raises:
-        ValueError: If they differ.
+    The weights fit only its classes and columns. `origin` is the folder or file that the samples come from.
     """
     changed = [name for name in stored if name in fitted and fitted[name] != stored[name]]
     if changed:
@@ -33,12 +27,8 @@ def check_unchanged(origin: str, fitted: Mapping[str, Any], stored: Mapping[str,
 def shared_state(states: Sequence[FittedState], may_differ: Sequence[str] = ()) -> FittedState:
     """Return the fitted state of an ensemble: what its members have in common, and their number.
 
-    Args:
-        states: The fitted states of the members.
-        may_differ: Names of entries that are left out if they differ.
-
     Raises:
-        ValueError: If other entries differ.
+        ValueError: If other entries than those in `may_differ` are not the same.
     """
     first = states[0]
     shared = {name: value for name, value in first.items() if all(state.get(name) == value for state in states)}

@@ -25,7 +25,7 @@ def draw_fold(
         are_classes: Whether labels are classes.
 
     Raises:
-        ValueError: If there are no such folds.
+        ValueError: If the samples can't be divided into so many folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # takes half a second to import
 
@@ -65,7 +65,7 @@ def parse_fold(fold: str) -> tuple[int, int]:
     """Return the number of a fold and how many there are.
 
     Raises:
-        ValueError: If the text is not such as 1/5.
+        ValueError: If the text is not of the form 1/5.
     """
     found = re.fullmatch(r"(\d+)/(\d+)", fold)
     if not found or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:

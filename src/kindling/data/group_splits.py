@@ -68,11 +68,8 @@ class _Counts:
     def draw(self, order: list[int], keep_labels: bool) -> tuple[float, list[int]]:
         """Hold out groups so that the size of each label is as wanted: a greedy local search.
 
-        It minimizes the sum over the labels of weight * (held out - fraction * total)².
-
-        Args:
-            order: The groups in the order in which they are tried.
-            keep_labels: Whether samples of each label must remain.
+        It tries the groups in an order, and minimizes the sum over the labels of
+        weight * (held out - fraction * total)². With `keep_labels`, samples of each label remain.
 
         Returns:
             The sum, and the groups that are held out.
@@ -108,9 +105,7 @@ def find_crossing(groups: Indices, splits: NDArray[np.object_]) -> tuple[int, in
 def join_groups(groups: Indices, others: Indices) -> Indices:
     """Return groups of samples that are together in one of two groupings, directly or through other samples, (N,).
 
-    Args:
-        groups: Group of each sample, from 0, (N,).
-        others: Group of each sample in the other grouping, from 0, (N,).
+    A grouping is the group of each sample, from 0, (N,).
     """
     from scipy.sparse import coo_array  # imported here because it takes 0.2 s
     from scipy.sparse.csgraph import connected_components

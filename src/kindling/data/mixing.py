@@ -37,10 +37,7 @@ class Mixing:
     def __call__(self, images: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Return the mixed images (N, C, H, W) and the share of each class (N, num_classes).
 
-        Args:
-            images: The images.
-            targets: Labels, shape (N,), or 0 and 1 for each class, shape (N, num_classes).
-            num_classes: Number of classes.
+        Targets are labels (N,), or 0 and 1 for each class (N, num_classes).
         """
         shares = (F.one_hot(targets, num_classes) if targets.ndim == 1 else targets).to(images.dtype)
         partner = torch.randperm(len(images), device=images.device)

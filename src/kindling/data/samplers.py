@@ -61,7 +61,7 @@ class TrainingBatches(BatchSampler):
     """The share of one process of each training batch; the processes take the samples of a batch in turns.
 
     A last batch of fewer than `smallest` samples is added to the batch before it, as batch norm fails on one sample. In
-    a batch of fewer samples than processes, the others get a sample too, as they may not miss a batch; their share is
+    a batch of fewer samples than processes, the others get a sample too, as each process needs a batch; their share is
     0, and so is the weight of their loss.
 
     Args:

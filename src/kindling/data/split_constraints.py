@@ -96,11 +96,7 @@ class SplitConstraints:
             ) from error
 
     def check(self, splits: NDArray[np.object_]) -> None:
-        """Check given splits, (N,): no group is in two, and nothing held out is older than a training sample.
-
-        Raises:
-            ValueError: If not.
-        """
+        """Raise ValueError if given splits, (N,), divide a group, or hold out what is older than a training sample."""
         if self.groups and (found := find_crossing(self.groups.codes, splits)):
             one, other = found
             raise _crossing(
@@ -111,15 +107,9 @@ class SplitConstraints:
             raise self._older(self.times.describe(one), f"{splits[one]} {self.place(one)}", other)
 
     def check_classes(self, labels: Indices, names: Sequence[str], splits: NDArray[np.object_]) -> None:
-        """Check that no class first occurs later than the training samples.
+        """Raise ValueError if a class first occurs later than the training samples.
 
-        Args:
-            labels: Class of each sample as an index into `names`, -1 where missing, (N,).
-            names: Names of the classes.
-            splits: The split of each sample, (N,).
-
-        Raises:
-            ValueError: If one does.
+        Labels are indices into the names of the classes, -1 where missing, (N,).
         """
         new = np.flatnonzero((labels >= 0) & ~np.isin(labels, labels[splits == "train"]))
         if self.times and len(new):
@@ -131,10 +121,9 @@ class SplitConstraints:
             )
 
     def check_test(self, test: "SplitConstraints", splits: NDArray[np.object_]) -> None:
-        """Check the rows of a test file against these ones and their splits (N,).
+        """Raise ValueError if a group is also in a test file, or a row of it is older than a training row.
 
-        Raises:
-            ValueError: If a group is in both files, or a test row is older than a training row.
+        `splits` are those of the rows of this file, (N,).
         """
         if self.groups and test.groups:
             used = {self.groups.texts[code]: row for row, code in enumerate(self.groups.codes.tolist()) if code >= 0}

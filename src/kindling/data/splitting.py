@@ -2,8 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,8 +11,6 @@ from torch import Tensor
 
 from kindling.data.array_types import Indices
 from kindling.data.split_constraints import SplitConstraints
-
-Group = TypeVar("Group", bound=Hashable)
 
 LEFT_OUT = "left out"  # split of samples without a target
 
@@ -60,43 +57,6 @@ def is_fraction(size: int | float) -> bool:
     return isinstance(size, float) and (size <= 1 or not size.is_integer())
 
 
-def fraction_of(size: int | float, number: int, what: str, split: str) -> float:
-    """Return a size as a fraction of `number` samples.
-
-    Raises:
-        ValueError: If none would be held out for the split, or all.
-    """
-    fraction = size if is_fraction(size) else size / max(number, 1)
-    if not 0 < fraction < 1:
-        raise ValueError(
-            f"`{split}_split` must hold out at least 1 of {number:,} {what} and leave at least 1, got {size}"
-        )
-    return fraction
-
-
-def sample_groups(classes: Mapping[Group, Hashable], what: str, split: str, size: int | float, seed: int) -> set[Group]:
-    """Draw a fraction of each class, at least one group but never all.
-
-    Args:
-        classes: The class of each sample, or of each group of samples to keep together.
-        what: Plural noun for the samples in messages.
-        split: The split to draw them for, val or test.
-        size: Approximate number to draw, or a fraction as a float.
-        seed: Seed of the draw.
-    """
-    fraction = fraction_of(size, len(classes), what, split)
-    by_class = defaultdict(list)
-    for group, label in classes.items():
-        by_class[label].append(group)
-    rng, drawn = random.Random(seed), set[Group]()
-    for groups in by_class.values():
-        rng.shuffle(groups)
-        drawn.update(groups[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])
-    if not drawn:
-        raise ValueError(f"`{split}_split` is {size}, but no class has two {what}: one to train on and one for {split}")
-    return drawn
-
-
 def draw_splits(
     labels: Indices,
     sizes: Mapping[str, int | float],
@@ -111,10 +71,40 @@ def draw_splits(
     splits = np.where(labels >= 0, "train", LEFT_OUT).astype(object)
     for name, size in sizes.items():
         rest = np.flatnonzero(splits == "train")
+        fraction = _fraction_of(size, len(rest), constraints.noun, name)
         if constraints:
-            fraction = fraction_of(size, len(rest), constraints.noun, name)
             splits[rest[constraints.hold_out(rest, labels[rest], name, fraction, seed, are_classes)]] = name
             continue
-        classes = dict(zip(rest.tolist(), labels[rest].tolist(), strict=True))
-        splits[list(sample_groups(classes, constraints.noun, name, size, seed))] = name
+        drawn = rest[_draw_stratified(labels[rest], fraction, seed)]
+        if not len(drawn):
+            raise ValueError(
+                f"`{name}_split` is {size}, but no class has two {constraints.noun}: one to train on and one for {name}"
+            )
+        splits[drawn] = name
     return splits
+
+
+def _fraction_of(size: int | float, number: int, what: str, split: str) -> float:
+    """Return a size as a fraction of `number` samples.
+
+    Raises:
+        ValueError: If none would be held out for the split, or all.
+    """
+    fraction = size if is_fraction(size) else size / max(number, 1)
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"`{split}_split` must hold out at least 1 of {number:,} {what} and leave at least 1, got {size}"
+        )
+    return fraction
+
+
+def _draw_stratified(labels: Indices, fraction: float, seed: int) -> list[int]:
+    """Draw the indices of a fraction of the samples of each label (N,), at least one but never all."""
+    by_label = defaultdict(list)
+    for sample, label in enumerate(labels.tolist()):
+        by_label[label].append(sample)
+    rng, drawn = random.Random(seed), list[int]()
+    for samples in by_label.values():
+        rng.shuffle(samples)
+        drawn += samples[: min(max(1, round(fraction * len(samples))), len(samples) - 1)]
+    return drawn

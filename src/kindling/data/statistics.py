@@ -31,10 +31,7 @@ def image_moments(images: Tensor) -> tuple[Tensor, Tensor]:
 def pooled_moments(mean: Tensor, square: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (1 if constant) per channel of many images, (C,) each.
 
-    Args:
-        mean: Mean of a channel, averaged over the images, (C,).
-        square: Squared mean of a channel, averaged over the images, (C,).
-        variance: Variance of a channel, averaged over the images, (C,).
+    The arguments are the mean, squared mean and variance of a channel, averaged over the images, (C,) each.
     """
     std = (variance + square - mean**2).clamp(min=0).sqrt()
     return mean, std.where(std > MIN_STD, 1.0)

@@ -24,7 +24,7 @@ from kindling.data.checks import DataReport, Finding, inspect_data
 from kindling.data.checks.groups import in_several_splits
 from kindling.data.checks.quality import find_faults
 from kindling.data.classification import ClassificationDataModule
-from kindling.data.datamodule import Split
+from kindling.data.datamodule import SPLITS, Split
 from kindling.data.datasets import Batch
 from kindling.data.images.image_info import ImageInfo, inspect
 
@@ -57,7 +57,7 @@ def blobs() -> pd.DataFrame:
 
 @pytest.mark.usefixtures("iris")
 def test_a_clean_table_has_no_findings_whatever_the_split() -> None:
-    for seed in range(3):
+    for seed in range(2):
         report = table(split_seed=seed)
         assert (report.findings, report.notes) == ([], [])
     assert report.sizes == {"train": 108, "val": 12, "test": 30}
@@ -83,10 +83,8 @@ def test_copies_and_near_copies_of_rows_are_found_with_their_rows(blobs: pd.Data
     crossing = [(600 + row, row) for row in range(40) if splits[600 + row] != splits[row]]
     assert report["copies"].severity == "error"
     assert len(report["copies"].where) == len(crossing)
-    for new, old in crossing:
-        held_out, other = (
-            (new, old) if [*"tvs"].index(_rank(splits[new])) > [*"tvs"].index(_rank(splits[old])) else (old, new)
-        )
+    for pair in crossing:
+        other, held_out = sorted(pair, key=lambda row: SPLITS.index(splits[row]))
         assert f"row {held_out} ({splits[held_out]}) = row {other} ({splits[other]})" in report["copies"].where
     pairs = [(640 + row, 100 + row) for row in range(40)]
     crossing = [pair for pair in pairs if sum(splits[each] == "train" for each in pair) == 1]
@@ -96,10 +94,6 @@ def test_copies_and_near_copies_of_rows_are_found_with_their_rows(blobs: pd.Data
         for a, b in [(one, other) if splits[other] == "train" else (other, one)]
     }
     assert {*report["near-copies"].where} == expected
-
-
-def _rank(split: str) -> str:
-    return {"train": "t", "val": "v", "test": "s"}[split]
 
 
 def test_rows_of_few_combinations_are_no_copies() -> None:
@@ -138,7 +132,7 @@ def test_faulty_columns_are_found(blobs: pd.DataFrame) -> None:
     assert by_column["outcome"].check == "leak"
     assert by_column["outcome"].fix.endswith("""--data.drop '["f", "outcome"]'""")
     assert by_column["always"].message == "column always is constant"
-    assert by_column["number"].message == "column number is no feature: looks like an ID column"
+    assert by_column["number"].message == "column number is not a feature: looks like an ID column"
     assert by_column["rarely"].check == "missing"
     assert report.missing["rarely"] == blobs["rarely"].isna().sum()
     groups = found(report)["groups"]
@@ -211,7 +205,7 @@ def test_images_with_a_small_object_or_of_equal_brightness_are_not_blank() -> No
     stripes = torch.zeros(5, 3, 100, 100)
     stripes[:, 0, :, ::2] = stripes[:, 1, :, 1::2] = 1  # red and green
     blank = torch.rand(5, 3, 1, 1, generator=random).clamp(0.3, 0.7).expand(5, 3, 100, 100)
-    assert find_faults(torch.cat([small, stripes, blank]), 15) == {"blank": [*range(10, 15)]}
+    assert find_faults([torch.cat([small, stripes]), blank]) == {"blank": [*range(10, 15)]}
 
 
 def test_a_clean_folder_has_no_findings_and_planted_faults_are_found() -> None:
@@ -438,10 +432,9 @@ def test_which_images_are_blurred_does_not_depend_on_the_split() -> None:
         Image.open(path).filter(ImageFilter.GaussianBlur(2.5 * (row / 60) ** 3)).save(path)
     blurred = [
         sorted(found(inspect_data(ImageFolderDataModule("photos", split_seed=seed)))["blurred"].where)
-        for seed in range(3)
+        for seed in range(2)
     ]
-    assert blurred[0] == blurred[1] == blurred[2]
-    assert blurred[0]
+    assert blurred[0] == blurred[1] != []
 
 
 def test_16_bit_images_are_shown_as_the_model_sees_them(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from conftest import Command
 from kindling import ImageFolderDataModule
 from kindling.data.images.targets import strata_of
+from kindling.data.splitting import draw_splits
 from kindling.testing import check_data
 
 pytestmark = pytest.mark.usefixtures("console_logs")
@@ -148,11 +149,8 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
     names = np.array([f"c{number}" for number in range(12)])
     has = random.random((2000, 12)) < np.geomspace(0.4, 0.01, 12)
     labels = ["|".join(names[row]) for row in has]
-    strata = strata_of(labels, "multilabel")
-    from kindling.data.splitting import sample_groups
-
-    chosen = sample_groups(dict(enumerate(strata)), "images", "test", 0.2, seed=0)
-    held_out = np.isin(np.arange(2000), [*chosen])
+    _, strata = np.unique(np.array(strata_of(labels, "multilabel"), dtype=str), return_inverse=True)
+    held_out = draw_splits(strata, {"test": 0.2}, seed=0) == "test"
     shares = has[held_out].sum(0) / has.sum(0)
     assert np.abs(shares - 0.2).max() < 0.06
     at_random = np.abs([has[random.random(2000) < 0.2].sum(0) / has.sum(0) - 0.2 for _ in range(50)]).max(1).mean()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,14 +21,14 @@ from lightning.pytorch import Callback
 from conftest import Command, differences
 from kindling import StreamingDataModule
 from kindling.data.streaming import store
+from kindling.data.streaming.copying import Origin
 from kindling.data.streaming.shards import OpenShard, ShardDataset
 
 pytest.importorskip("litdata")
 
 # 600 samples of 2 KB in 40 shards.
 PREPARE = (
-    "prepare --data SyntheticDataModule --data.num_samples 600 --data.num_features 500 --out shards --workers 0 "
-    "--shard_mb 0.03"
+    "prepare --data SyntheticDataModule --data.num_samples 600 --data.num_features 500 --workers 0 --shard_mb 0.03"
 ).split()
 FIT = (
     "fit --model MLPClassifier --model.hidden [8] --data StreamingDataModule --run_name stream --data.batch_size 32 "
@@ -36,10 +37,17 @@ FIT = (
 FIRST, SECOND = (Path(f"runs/stream/version_{number}") for number in range(2))
 
 
+@pytest.fixture(scope="session")
+def stored_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stored") / "shards"
+
+
 @pytest.fixture
-def shards(kindling: Command) -> Path:
-    assert kindling(*PREPARE).code == 0
-    return Path("shards")
+def shards(kindling: Command, stored_shards: Path) -> Path:
+    """Prepare shards once, and copy them."""
+    if not stored_shards.exists():
+        assert kindling(*PREPARE, "--out", stored_shards).code == 0
+    return Path(shutil.copytree(stored_shards, "shards"))
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +144,7 @@ def test_a_server_that_never_answers_is_given_up(
 def test_a_disk_that_stops_to_answer_is_given_up(
     shards: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kindling.data.streaming.shards.OpenShard.read", lambda *_: threading.Event().wait())
+    monkeypatch.setattr("kindling.data.streaming.shards.OpenShard._read", lambda *_: threading.Event().wait())
     result = kindling(*FIT, "--data.path", shards, "--data.timeout", "0.2")
     assert result.code == 1
     assert "can't read shards/" in result.err
@@ -146,18 +154,18 @@ def test_a_disk_that_stops_to_answer_is_given_up(
 def test_a_failure_that_passes_is_survived(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = StreamingDataModule(str(shards), cache_dir="copies")
     failures = [OSError(5, "Input/output error"), OSError(5, "Input/output error")]
-    copy = store.FileStore._copy
+    copy = Origin.copy
 
-    def fail(self: store.FileStore, file: str, target: Any) -> None:
+    def fail(self: Origin, file: str, target: Any) -> None:
         copy(self, file, target)  # the part that was read before the failure must not count
         if failures and file.endswith(".bin"):
             raise failures.pop()
 
-    monkeypatch.setattr(store.FileStore, "_copy", fail)
+    monkeypatch.setattr(Origin, "copy", fail)
     data.setup("fit")
     images, _ = data.train[0]
     assert failures == []
-    monkeypatch.setattr(store.FileStore, "_copy", copy)
+    monkeypatch.setattr(Origin, "copy", copy)
     plain = StreamingDataModule(str(shards))
     plain.setup("fit")
     assert torch.equal(images, plain.train[0][0])
@@ -245,29 +253,46 @@ def test_a_read_that_fails_twice_is_survived(shards: Path, monkeypatch: pytest.M
     data.setup("fit")
     expected = data.train.inputs[:40]
     failures = [OSError(116, "Stale file handle")] * 2
-    read = OpenShard.read
+    read = OpenShard._read
 
-    def fail(self: OpenShard, place: int) -> bytearray:
+    def fail(self: OpenShard, start: int, size: int) -> bytearray:
         if failures:
             raise failures.pop()
-        return read(self, place)
+        return read(self, start, size)
 
-    monkeypatch.setattr(OpenShard, "read", fail)
+    monkeypatch.setattr(OpenShard, "_read", fail)
     assert torch.equal(data.train.inputs[:40], expected)
     assert failures == []
+
+
+def test_a_read_that_gets_no_answer_once_is_survived(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = StreamingDataModule(str(shards))
+    expected.setup("fit")
+    data = StreamingDataModule(str(shards), timeout=0.2)
+    data.setup("fit")
+    answers, read = [threading.Event()], OpenShard._read
+
+    def hang(self: OpenShard, start: int, size: int) -> bytearray:
+        if answers:
+            answers.pop().wait()
+        return read(self, start, size)
+
+    monkeypatch.setattr(OpenShard, "_read", hang)
+    assert torch.equal(data.train.inputs[:40], expected.train.inputs[:40])
+    assert answers == []
 
 
 def test_reading_takes_as_long_as_there_is_progress(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = StreamingDataModule(str(shards), timeout=0.2)
     data.setup("fit")
     expected = data.train.inputs[:10]
-    read = OpenShard.read
+    read = OpenShard._read
 
-    def slow(self: OpenShard, place: int) -> bytearray:
+    def slow(self: OpenShard, start: int, size: int) -> bytearray:
         time.sleep(0.05)
-        return read(self, place)
+        return read(self, start, size)
 
-    monkeypatch.setattr(OpenShard, "read", slow)
+    monkeypatch.setattr(OpenShard, "_read", slow)
     assert torch.equal(data.train.inputs[:10], expected)
 
 

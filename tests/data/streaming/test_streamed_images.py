@@ -80,6 +80,19 @@ def photos(photo_source: Path, folder: Path) -> Path:
     return Path(shutil.copytree(photo_source, folder / "photos"))
 
 
+@pytest.fixture(scope="session")
+def stored_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stored") / "shards"
+
+
+@pytest.fixture
+def shards(photos: Path, kindling: Command, stored_shards: Path) -> Path:
+    """Prepare shards of the photos once, and copy them."""
+    if not stored_shards.exists():
+        assert kindling(*PREPARE, "--out", stored_shards).code == 0
+    return Path(shutil.copytree(stored_shards, "shards"))
+
+
 def manifest(folder: str = "shards") -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Path(folder, "kindling.json").read_text())
     return found
@@ -116,8 +129,8 @@ def test_a_plan_does_not_depend_on_the_digests_in_checkpoints() -> None:
     assert plan == hashlib.sha256(repr((samples, data.fitted)).encode()).hexdigest()
 
 
-def test_few_shards_are_open_at_a_time(photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kindling(*PREPARE).code == 0
+@pytest.mark.usefixtures("shards")
+def test_few_shards_are_open_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[BinaryIO] = []
     numbers: list[int] = []
 
@@ -169,17 +182,16 @@ def test_labels_in_shards_are_checked(photos: Path, kindling: Command) -> None:
     assert ": dark, predicted light" in labels[0]
 
 
-def test_litdata_itself_reads_the_shards_and_jpegs_keep_their_bytes(photos: Path, kindling: Command) -> None:
+@pytest.mark.usefixtures("shards")
+def test_litdata_itself_reads_the_shards_and_jpegs_keep_their_bytes(photos: Path) -> None:
     from litdata import StreamingDataset
-
-    kindling(*PREPARE)
 
     files = [bytes(sample[0]) for split in ("train", "val", "test") for sample in StreamingDataset(f"shards/{split}")]
     assert sorted(files) == sorted(path.read_bytes() for path in photos.rglob("*.*"))
 
 
+@pytest.mark.usefixtures("shards")
 def test_training_on_shards_tests_and_predicts_as_in_memory(photos: Path, kindling: Command) -> None:
-    kindling(*PREPARE)
     result = kindling(*FIT, "--trainer.max_epochs", "8", "--model.optimizer.lr", "0.02", "--data.flip", "true")
 
     assert result.code == 0, result.err
@@ -205,9 +217,9 @@ def test_training_on_shards_tests_and_predicts_as_in_memory(photos: Path, kindli
 
 
 @pytest.mark.quick_cases(1)
+@pytest.mark.usefixtures("shards")
 @pytest.mark.parametrize("options", [[], ["--data.num_workers", "2"], ["--data.cache_dir", "cache"]])
-def test_an_interrupted_epoch_resumes_with_the_same_bits(photos: Path, kindling: Command, options: list[str]) -> None:
-    kindling(*PREPARE)
+def test_an_interrupted_epoch_resumes_with_the_same_bits(kindling: Command, options: list[str]) -> None:
     command = [*FIT, "--data.window", "2", "--data.crop", "0.8", "--test_after_fit", "false", *options]
     assert kindling(*command).code == 0
     stop = [{"class_path": "helpers.SignalAt", "init_args": {"step": 8}}]
@@ -220,8 +232,8 @@ def test_an_interrupted_epoch_resumes_with_the_same_bits(photos: Path, kindling:
     assert differences(*(run / "checkpoints/last.ckpt" for run in (FIRST, SECOND))) == []
 
 
-def test_an_epoch_has_each_sample_once_in_an_order_of_its_own(photos: Path, kindling: Command) -> None:
-    kindling(*PREPARE)
+@pytest.mark.usefixtures("shards")
+def test_an_epoch_has_each_sample_once_in_an_order_of_its_own() -> None:
     data = StreamingDataModule("shards", window=2, num_workers=0)
     data.setup("fit")
     number, loader = len(data.train), data.train_dataloader()
@@ -241,13 +253,11 @@ def test_an_epoch_has_each_sample_once_in_an_order_of_its_own(photos: Path, kind
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are not bound to cores")
+@pytest.mark.usefixtures("photos", "shards")
 @pytest.mark.parametrize("streamed", [True, False])
-def test_workers_of_all_processes_share_the_cores(
-    photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch, streamed: bool
-) -> None:
+def test_workers_of_all_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch, streamed: bool) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(12)})
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    kindling(*PREPARE)
     for devices, workers in ((1, 12), (4, 3), (24, 1)):
         data = StreamingDataModule("shards") if streamed else ImageFolderDataModule("photos", memory_gb=0)
         data.trainer = SimpleNamespace(num_devices=devices, local_rank=0, state=SimpleNamespace(fn="fit"))  # type: ignore[assignment]
@@ -257,11 +267,10 @@ def test_workers_of_all_processes_share_the_cores(
 
 @pytest.mark.parametrize("fault", ["damaged", "short", "missing"])
 def test_a_faulty_shard_is_named_in_one_line(
-    photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch, fault: str
+    shards: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr("kindling.data.streaming.store.FIRST_PAUSE", 0.01)
-    kindling(*PREPARE)
-    shard = Path("shards/train/chunk-0-1.bin")
+    shard = shards / "train/chunk-0-1.bin"
     content = bytearray(shard.read_bytes())
     content[-3] ^= 255
     shard.unlink() if fault == "missing" else shard.write_bytes(content[:-9] if fault == "short" else content)
@@ -317,8 +326,8 @@ def test_a_folder_without_usable_test_images_leaves_no_files(photos: Path, kindl
     assert not Path("shards").exists()
 
 
-def test_features_of_a_frozen_backbone_are_computed_once(photos: Path, cached: Path, kindling: Command) -> None:
-    kindling(*PREPARE)
+@pytest.mark.usefixtures("shards", "cached")
+def test_features_of_a_frozen_backbone_are_computed_once(kindling: Command) -> None:
     model = f"--model TransferClassifier --model.backbone {SHUFFLENET} --model.unfreeze_epoch null".split()
     result = kindling("fit", *model, *FIT[5:])
     assert result.code == 0, result.err
@@ -417,11 +426,11 @@ def test_large_images_are_stored_smaller(folder: Path, kindling: Command) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shards")
 def test_processes_share_an_epoch_and_resume_with_the_same_bits(
-    photos: Path, kindling: Command, monkeypatch: pytest.MonkeyPatch
+    kindling: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "0")
-    kindling(*PREPARE)
     Path("recorder.py").write_text(RECORDER)
     monkeypatch.syspath_prepend(".")
     options = [*FIT, "--data.batch_size", "4", "--data.window", "2", "--test_after_fit", "false"]

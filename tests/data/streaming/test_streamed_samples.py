@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ pytest.importorskip("litdata")
 PREPARE = "prepare --out shards --workers 0 --shard_mb 0.002".split()
 FIT = "fit --data StreamingDataModule --data.path shards --run_name stream --trainer.max_epochs 3".split()
 MLP = "--model MLPClassifier --model.hidden [16]".split()
+SYNTHETIC = "--data SyntheticDataModule --data.num_samples 300".split()
 RUN = Path("runs/stream/version_0")
 
 
@@ -32,6 +34,19 @@ def customers(folder: Path) -> pd.DataFrame:
     frame["churned"] = np.where(age + 20 * (plan == "pro") + random.normal(0, 5, 300) > 55, "yes", "no")
     frame.to_csv("customers.csv", index=False)
     return frame
+
+
+@pytest.fixture(scope="session")
+def stored_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stored") / "shards"
+
+
+@pytest.fixture
+def shards(kindling: Command, stored_shards: Path) -> Path:
+    """Prepare synthetic samples once, and copy them."""
+    if not stored_shards.exists():
+        assert kindling(*PREPARE, *SYNTHETIC, "--out", stored_shards).code == 0
+    return Path(shutil.copytree(stored_shards, "shards"))
 
 
 def test_a_table_trains_and_predicts_as_in_memory(customers: pd.DataFrame, kindling: Command) -> None:
@@ -91,16 +106,15 @@ def test_numbers_of_a_table_keep_their_units(folder: Path, kindling: Command) ->
     assert json.loads((RUN / "test_metrics.json").read_text())["test/r2"] > 0.9
 
 
-def test_samples_of_any_data_module_are_streamed(folder: Path, kindling: Command) -> None:
-    options = "--data SyntheticDataModule --data.num_samples 300".split()
-    assert kindling(*PREPARE, *options).code == 0
-    data, shards = SyntheticDataModule(num_samples=300), StreamingDataModule("shards")
+def test_samples_of_any_data_module_are_streamed(shards: Path, kindling: Command) -> None:
+    data, streamed = SyntheticDataModule(num_samples=300), StreamingDataModule(shards)
     for stage in ("fit", "test"):
         data.setup(stage)
-        shards.setup(stage)
-    assert torch.equal(shards.test.inputs[:], data.test.inputs)
-    assert sorted(shards.train.inputs[:].tolist()) == sorted(data.train.inputs.tolist())
-    assert (shards.mean, shards.class_counts, shards.class_names) == (data.mean, data.class_counts, data.class_names)
+        streamed.setup(stage)
+    assert torch.equal(streamed.test.inputs[:], data.test.inputs)
+    assert sorted(streamed.train.inputs[:].tolist()) == sorted(data.train.inputs.tolist())
+    assert (streamed.mean, streamed.class_counts) == (data.mean, data.class_counts)
+    assert streamed.class_names == data.class_names
 
     result = kindling(*FIT, *MLP, "--trainer.max_epochs", "15", "--model.optimizer.lr", "0.02")
 
@@ -149,12 +163,10 @@ def test_a_collate_of_ones_own_is_refused(folder: Path, kindling: Command) -> No
     assert not Path("shards").exists()
 
 
-def test_other_data_than_the_checkpoints_is_refused(folder: Path, kindling: Command) -> None:
-    for folder_name, samples in (("shards", "300"), ("others", "310")):
-        options = ["--out", folder_name, "--data", "SyntheticDataModule", "--data.num_samples", samples]
-        assert kindling(*PREPARE, *options).code == 0
-    assert kindling(*FIT, *MLP).code == 0
-    Path("shards").rename("moved")
+def test_other_data_than_the_checkpoints_is_refused(shards: Path, kindling: Command) -> None:
+    assert kindling(*PREPARE, *SYNTHETIC, "--data.num_samples", "310", "--out", "others").code == 0
+    assert kindling(*FIT, *MLP, "--trainer.max_epochs", "1").code == 0
+    shards.rename("moved")
 
     assert kindling("test", "--ckpt_path", RUN, "--data.path", "moved").code == 0
     result = kindling("test", "--ckpt_path", RUN, "--data.path", "others")
@@ -292,10 +304,8 @@ def write_pickled_shards(data_format: str, **spec: object) -> None:
         ("bytes", {"type": "collections.defaultdict"}, "contain collections.defaultdict"),
     ],
 )
-def test_shards_never_run_code(
-    folder: Path, kindling: Command, data_format: str, spec: dict[str, str], named: str
-) -> None:
-    assert kindling(*PREPARE, "--data", "SyntheticDataModule", "--data.num_samples", "300").code == 0
+@pytest.mark.usefixtures("shards")
+def test_shards_never_run_code(kindling: Command, data_format: str, spec: dict[str, str], named: str) -> None:
     write_pickled_shards(data_format, **spec)
     result = kindling(*FIT, *MLP)
     assert result.code == 1

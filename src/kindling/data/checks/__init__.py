@@ -1,4 +1,4 @@
-"""Checks of data before any training: what is in it, and findings with their rows or files and what to do.
+"""Checks of data before training: its contents, and possible faults with their rows or files and a fix.
 
 `inspect_data` reads the data and returns a `DataReport`; `kindling check` prints it.
 """

@@ -16,12 +16,11 @@ from kindling.data.array_types import Floats
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable, samples_of_split, summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
-from kindling.data.datasets import ArrayDataset
+from kindling.data.datasets import ArrayDataset, batches_of
 from kindling.utils.tensors import to_float
 
 Array = NDArray[Any]
 
-CHUNK = 512  # samples to reduce at once
 THUMBNAIL = 16  # pixels of each side of an image that is compared
 MAX_FEATURES = 2_000  # of samples to compare
 MAX_COMPARED = 20_000  # samples that are read on demand; more would be decoded too often
@@ -31,22 +30,25 @@ logger = logging.getLogger(__name__)
 
 def read_arrays(data: LightningDataModule) -> tuple[SampleTable, list[Finding]]:
     """Return the samples of a data module, and findings about their values."""
-    parts, findings = [], list[Finding]()
+    splits, names, digests = list[str](), list[str](), list[bytes]()
+    all_targets, all_features = list[Array | None](), list[Array | None]()
+    findings = list[Finding]()
     for split in SPLITS:
         if is_overridden(f"{split}_dataloader", data):
-            digests, targets, features, wrong = _read_split(data, split)
-            findings += wrong
-            parts.append((split, digests, targets, features))
-    splits = [split for split, digests, *_ in parts for _ in digests]
-    names = [str(number) for _, digests, *_ in parts for number in range(len(digests))]
-    inputs = np.unique(np.array([digest for _, digests, *_ in parts for digest in digests]), return_inverse=True)[1]
-    targets = _join([part[2] for part in parts])
-    features = _join([part[3] for part in parts])
+            found, inputs, targets = _read_split(data, split)
+            digests += found
+            splits += [split] * len(found)
+            names += map(str, range(len(found)))
+            all_targets.append(targets.cpu().numpy() if isinstance(targets, Tensor) else None)
+            all_features.append(None if inputs is None else thumbnails(inputs, len(found)))
+            findings += _check_values(data, split, inputs, targets)
+    equal = np.unique(np.array(digests), return_inverse=True)[1]
+    features = join(all_features)
     if features is not None and len(getattr(data, "input_shape", ())) == 1:  # of different units
         deviations = features.std(axis=0)
         features = (features - features.mean(axis=0)) / np.where(deviations > 0, deviations, 1)
-    classes, targets = _comparable(data, targets)
-    return SampleTable(np.array(splits, dtype=object), names, inputs, targets, classes, None, features), findings
+    classes, known = _comparable(data, join(all_targets))
+    return SampleTable(np.array(splits, dtype=object), names, equal, known, classes, None, features), findings
 
 
 def _comparable(data: LightningDataModule, targets: Array | None) -> tuple[tuple[str, ...], Array | None]:
@@ -78,10 +80,11 @@ def are_few(number: int) -> bool:
 
 def thumbnails(inputs: Any, number: int) -> Floats | None:
     """Return images as small gray ones, and other inputs as they are, (N, F); None if they are not comparable."""
+    if not isinstance(inputs, Tensor) and not (number and are_few(number)):
+        return None
     parts = []
-    for rows in torch.split(torch.arange(number), CHUNK):
-        part = inputs[rows]
-        if part.is_complex() or part.dtype == torch.bool:
+    for part in batches_of(inputs, torch.arange(number)):
+        if not isinstance(part, Tensor) or part.ndim < 2 or part.is_complex() or part.dtype == torch.bool:
             return None
         part = to_float(part).float()
         if part.ndim == 4 and min(part.shape[2:]) > 1:
@@ -93,36 +96,19 @@ def thumbnails(inputs: Any, number: int) -> Floats | None:
     return torch.cat(parts).nan_to_num(0, 0, 0).numpy()
 
 
-def _read_split(
-    data: LightningDataModule, split: str
-) -> tuple[list[bytes], Array | None, Floats | None, list[Finding]]:
-    """Return the digests, targets, features and findings of a split."""
+def _read_split(data: LightningDataModule, split: str) -> tuple[list[bytes], Any, Tensor | None]:
+    """Return a digest of the input of each sample of a split; its inputs and its targets, None if they differ in shape.
+
+    Inputs that are read on demand stay so.
+    """
     dataset = getattr(data, split) if isinstance(data, BaseDataModule) else None
-    inputs: Any
-    targets: Any
     if isinstance(dataset, ArrayDataset):
-        inputs, targets = dataset.inputs, dataset.labels
-        digests = [summarize(inputs[torch.tensor([row])]).digest for row in range(len(targets))]
-    else:
-        samples = samples_of_split(data, split) if dataset is None else _items(dataset)
-        pairs = [
-            sample if isinstance(sample, tuple | list) and len(sample) == 2 else (sample, None) for sample in samples
-        ]
-        digests = [summarize(inputs).digest for inputs, _ in pairs]
-        inputs, targets = _stack([each for each, _ in pairs]), _stack([each for _, each in pairs])
-    findings = [*_check_inputs(data, split, inputs)] if isinstance(inputs, Tensor) else []
-    features, first = None, inputs
-    if isinstance(dataset, ArrayDataset) and not isinstance(inputs, Tensor) and len(dataset) and are_few(len(dataset)):
-        first = inputs[torch.tensor([0])]
-    if isinstance(first, Tensor) and first.ndim > 1:
-        features = thumbnails(inputs, len(digests))
-    if isinstance(targets, Tensor):
-        findings += _check_targets(data, split, targets)
-    return digests, targets.cpu().numpy() if isinstance(targets, Tensor) else None, features, findings
-
-
-def _items(dataset: Any) -> Iterator[Any]:
-    return (dataset[row] for row in range(len(dataset)))
+        digests = [summarize(dataset.inputs[torch.tensor([row])]).digest for row in range(len(dataset))]
+        return digests, dataset.inputs, dataset.labels
+    samples = samples_of_split(data, split) if dataset is None else (dataset[row] for row in range(len(dataset)))
+    pairs = [sample if isinstance(sample, tuple | list) and len(sample) == 2 else (sample, None) for sample in samples]
+    digests = [summarize(inputs).digest for inputs, _ in pairs]
+    return digests, _stack([inputs for inputs, _ in pairs]), _stack([target for _, target in pairs])
 
 
 def _stack(values: list[Any]) -> Tensor | None:
@@ -133,39 +119,36 @@ def _stack(values: list[Any]) -> Tensor | None:
         return None
 
 
-def _join(parts: list[Array | None]) -> Array | None:
+def join(parts: list[Array | None]) -> Array | None:
+    """Return arrays as one; None if one is missing, or they differ in shape."""
     known = [part for part in parts if part is not None]
     if len(known) < len(parts) or not known or len({part.shape[1:] for part in known}) > 1:
         return None
     return np.concatenate(known)
 
 
-def _check_inputs(data: LightningDataModule, split: str, inputs: Tensor) -> Iterator[Finding]:
-    """Yield findings about inputs that are not finite, or have another shape than the data module says."""
-    expected, found = tuple(getattr(data, "input_shape", ()) or ()), tuple(inputs.shape[1:])
-    if isinstance(data, BaseDataModule) and expected and found != expected:
-        message = f"inputs of {split} have shape {found}, input_shape is {expected}"
-        yield Finding("values", "error", message, [], "correct `input_shape` or `load`")
-    if inputs.is_floating_point():
-        wrong = (~inputs.isfinite().flatten(1).all(1)).nonzero().flatten().tolist() if inputs.ndim > 1 else []
-        if wrong:
-            where = [f"{row} ({split})" for row in wrong]
-            message = f"{len(wrong):,} samples of {split} contain NaN or infinite numbers"
-            yield Finding("values", "error", message, where, "remove the samples, or replace these values")
+def _check_values(data: LightningDataModule, split: str, inputs: Any, targets: Tensor | None) -> Iterator[Finding]:
+    """Yield findings about inputs of a wrong shape, numbers that are not finite, and labels that are not classes."""
+    expected, classes = tuple(getattr(data, "input_shape", ()) or ()), getattr(data, "num_classes", None)
+    wrong: list[tuple[Tensor, str, str]] = []  # whether each sample is wrong, what is, and what to do
+    if isinstance(inputs, Tensor):
+        shape = tuple(inputs.shape[1:])
+        if isinstance(data, BaseDataModule) and expected and shape != expected:
+            message = f"inputs of {split} have shape {shape}, input_shape is {expected}"
+            yield Finding("values", "error", message, [], "correct `input_shape` or `load`")
+        what = f"samples of {split} contain NaN or infinite numbers"
+        wrong.append((_is_not_finite(inputs), what, "remove the samples, or replace these values"))
+    if targets is not None:
+        what = f"targets of {split} that are NaN or infinite"
+        wrong.append((_is_not_finite(targets), what, "correct them in `load`"))
+        if classes is not None and targets.ndim == 1 and not targets.is_floating_point():
+            what = f"targets of {split} outside of 0 to {classes - 1}"
+            wrong.append(((targets < 0) | (targets >= classes), what, "correct them in `load`"))
+    for which, what, fix in wrong:
+        if rows := which.nonzero().flatten().tolist():
+            yield Finding("values", "error", f"{len(rows):,} {what}", [f"{row} ({split})" for row in rows], fix)
 
 
-def _check_targets(data: LightningDataModule, split: str, targets: Tensor) -> Iterator[Finding]:
-    """Yield findings about labels that are not among the classes, and numbers that are not finite."""
-    classes = getattr(data, "num_classes", None)
-    if targets.is_floating_point():
-        wrong = (~targets.isfinite()).flatten(1 if targets.ndim > 1 else 0)
-        wrong = wrong.any(1) if targets.ndim > 1 else wrong
-        reason = "that are NaN or infinite"
-    elif classes is not None and targets.ndim == 1:
-        wrong = (targets < 0) | (targets >= classes)
-        reason = f"outside of 0 to {classes - 1}"
-    else:
-        return
-    if rows := wrong.nonzero().flatten().tolist():
-        where = [f"{row} ({split})" for row in rows]
-        yield Finding("values", "error", f"{len(rows):,} targets of {split} {reason}", where, "correct them in `load`")
+def _is_not_finite(values: Tensor) -> Tensor:
+    """Return which samples (N, ...) contain NaN or infinite numbers, (N,)."""
+    return ~values.unsqueeze(1).flatten(1).isfinite().all(1)

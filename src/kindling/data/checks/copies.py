@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from kindling.data.array_types import Floats, Indices
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
+from kindling.data.datamodule import SPLITS
 from kindling.utils.text import count_noun, count_part
 
 TOLERATED = 0.01  # of a split may be in another one, with a warning
@@ -23,7 +24,7 @@ FALSE_ALARMS = 0.1  # expected near-copies by chance in all samples
 
 def find_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
     """Yield a finding if held-out samples have the inputs and the target of samples of an earlier split."""
-    pairs = [(row, other) for row, other in _equal_pairs(samples) if _same_target(samples, row, other)]
+    pairs = [*_equal_pairs(samples)]
     at_least = 1 if samples.chance is None else MIN_COPIES
     if len(pairs) < at_least or is_chance(samples, len(pairs)):
         return
@@ -64,15 +65,13 @@ def find_near_copies(samples: SampleTable, fix: str) -> Iterator[Finding]:
         return
     everything = np.full(len(is_train), True)
     near = near_pairs(samples, _sample(everything, MAX_LABELED), _sample(everything, MAX_TRAIN))
-    differing = {(min(pair), max(pair)) for pair in near if not _same_target(samples, *pair)}
-    pairs = sorted(differing)
+    codes = samples.codes
+    pairs = sorted({(min(pair), max(pair)) for pair in near if codes[pair[0]] != codes[pair[1]]})
     if len(pairs) >= (1 if samples.chance is None else MIN_COPIES):
-        number = f"{len(pairs):,} {'pair of samples is' if len(pairs) == 1 else 'pairs of samples are'}"
+        number = count_noun(len(pairs), "pair of samples is", "pairs of samples are")
+        message = f"{number} nearly the same, with different labels"
         where = [" ~ ".join(f"{samples.place(row)}: {samples.label(row)}" for row in pair) for pair in pairs]
-        message, advice = (
-            f"{number} nearly the same, with different labels",
-            "correct one of the labels, or remove both",
-        )
+        advice = "correct one of the labels, or remove both"
         yield Finding("near-copies", "warning", message, where, advice, _names(samples, pairs))
 
 
@@ -112,22 +111,15 @@ def near_pairs(samples: SampleTable, rows: Indices, others: Indices) -> list[tup
 
 
 def _equal_pairs(samples: SampleTable) -> Iterator[tuple[int, int]]:
-    """Yield held-out samples, each with the first sample of an earlier split that has the same inputs."""
-    ranks = {"train": 0, "val": 1, "test": 2}
-    rank = np.array([ranks[split] for split in samples.splits])
+    """Yield held-out samples, each with the first sample that has the same inputs and target in an earlier split."""
+    ranks = np.array([SPLITS.index(split) for split in samples.splits])
     surprising = is_surprising(samples)
-    first: dict[object, dict[object, int]] = {}  # by inputs, then by split and target
-    for row in np.flatnonzero(surprising)[np.argsort(rank[surprising], kind="stable")].tolist():
-        seen = first.setdefault(samples.inputs[row], {})
-        others = [other for other in seen.values() if rank[other] < rank[row]]
-        same = [other for other in others if _same_target(samples, row, other)]
-        if others:
-            yield row, (same or others)[0]
-        seen.setdefault((rank[row], None if samples.codes is None else samples.codes[row]), row)
-
-
-def _same_target(samples: SampleTable, row: int, other: int) -> bool:
-    return samples.codes is None or bool(samples.codes[row] == samples.codes[other])
+    first: dict[object, int] = {}  # by inputs and target
+    for row in np.flatnonzero(surprising)[np.argsort(ranks[surprising], kind="stable")].tolist():
+        target = None if samples.codes is None else samples.codes[row]
+        earliest = first.setdefault((samples.inputs[row], target), row)
+        if ranks[earliest] < ranks[row]:
+            yield row, earliest
 
 
 def _sample(mask: NDArray[np.bool_], number: int) -> Indices:

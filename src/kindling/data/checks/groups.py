@@ -55,7 +55,7 @@ def find_groups(columns: Mapping[str, Values], target: NDArray[Any], splits: NDA
 
 
 def _has_groups(codes: Indices, values: list[str]) -> bool:
-    """Return whether a column has enough values, with several rows each, and they are no measurements."""
+    """Return whether a column has enough values, with several rows each, and they are not measurements."""
     are_enough = len(values) >= MIN_GROUPS and (codes >= 0).sum() >= MIN_GROUP_ROWS * len(values)
     return are_enough and not (_are_numbers(values) and any(as_number(value) % 1 for value in values))
 
@@ -99,7 +99,7 @@ def _determines(codes: Indices, others: Indices) -> bool:
 
 
 def _is_smooth(codes: Indices, values: list[str], target: NDArray[Any]) -> bool:
-    """Return whether neighboring numbers have the same target, so that they are no names of groups."""
+    """Return whether neighboring numbers have the same target, so that they are measurements and do not name groups."""
     numbers = np.array([as_number(value) for value in values])
     known, starts = np.unique(codes, return_index=True)
     starts = starts[known >= 0][np.argsort(numbers[known[known >= 0]], kind="stable")]
@@ -111,12 +111,7 @@ def _are_numbers(texts: list[str]) -> bool:
 
 
 def in_several_splits(codes: Indices, splits: NDArray[np.object_]) -> Indices:
-    """Return the values that occur in several splits.
-
-    Args:
-        codes: Index of the value of each row, -1 where missing, (N,).
-        splits: The split of each row, (N,).
-    """
+    """Return which values occur in several splits, given the value of each row, -1 where missing, (N,)."""
     names, numbers = np.unique(splits, return_inverse=True)
     known = codes >= 0
     pairs = np.unique(codes[known] * len(names) + numbers[known])  # each value with each split that has it

@@ -1,19 +1,19 @@
 """Images of a folder, and checks of their files and pixels."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from kindling.data.checks.arrays import are_few, thumbnails
+from kindling.data.checks.arrays import are_few, join, thumbnails
 from kindling.data.checks.groups import find_groups
 from kindling.data.checks.quality import find_faults
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
-from kindling.data.datasets import ArrayDataset
+from kindling.data.datasets import ArrayDataset, batches_of
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.tables.cells import name_cells, read_cells
 from kindling.utils.text import count_part
@@ -48,10 +48,9 @@ class FolderImages:
         splits = np.array([sample.split for sample in self.found], dtype=object)
         targets = torch.cat([dataset.labels for dataset in self.datasets]).numpy()
         classes = tuple(getattr(self.data, "class_names", ()))
-        parts = []
+        features = None
         if are_few(len(self.names)):
-            parts = [thumbnails(dataset.inputs, len(dataset)) for dataset in self.datasets if len(dataset)]
-        features = np.concatenate([part for part in parts if part is not None]) if parts else None
+            features = join([thumbnails(dataset.inputs, len(dataset)) for dataset in self.datasets if len(dataset)])
         return SampleTable(splits, self.names, inputs, targets, classes, None, features)
 
     def findings(self, notes: list[str]) -> Iterator[Finding]:
@@ -90,46 +89,28 @@ class FolderImages:
         size = self.data.input_shape[-1]
         known = {name: self.data._images.infos[name] for name in self.names}
         sides = {name: info.side or 0 for name, info in known.items()}
-        small = {name: side for name, side in sides.items() if ENLARGED * side <= size}
-        if small:
-            ordered = sorted(small, key=small.__getitem__)
-            where = [f"{name}: {small[name]} pixels" for name in ordered]
+        if small := sorted((name for name in sides if ENLARGED * sides[name] <= size), key=sides.__getitem__):
             typical = int(np.median([*sides.values()]))
-            share = count_part(len(small), len(self.names), "images", "is", "are")
-            message = f"{share} enlarged to {size} pixels, twice the original size or more"
             fix = "use larger images" if len(small) < len(sides) / 2 else f"set --data.image_size {typical}"
-            yield Finding("small", "warning", message, where, fix, [(name,) for name in ordered])
+            what = f"enlarged to {size} pixels, twice the original size or more"
+            yield self._warn("small", small, what, fix, [f"{name}: {sides[name]} pixels" for name in small])
         ratios = {name: info.longer / sides[name] for name, info in known.items()}
-        usual = float(np.median([*ratios.values()])) if ratios else 1.0
+        usual = float(np.median([*ratios.values()]))
         if odd := sorted((name for name in ratios if ratios[name] > ODD * usual), key=lambda name: -ratios[name]):
             where = [f"{name}: {known[name].longer} x {sides[name]} pixels" for name in odd]
-            share = count_part(len(odd), len(self.names), "images", "is", "are")
-            message = f"{share} far longer than the others, and cropped to a square"
-            fix = "crop them to the object, or remove them"
-            yield Finding("shape", "warning", message, where, fix, [(name,) for name in odd])
+            what = "far longer than the others, and cropped to a square"
+            yield self._warn("shape", odd, what, "crop them to the object, or remove them", where)
 
     def _faults(self) -> Iterator[Finding]:
         """Yield findings about images that are blank, very dark, very bright or blurred, in their order."""
         # All splits at once: which images are blurred in comparison with the others must not depend on the split.
-        for fault, numbers in find_faults(_Joined(self.datasets), len(self.names)).items():
+        batches = (batches_of(dataset.inputs, torch.arange(len(dataset))) for dataset in self.datasets if len(dataset))
+        for fault, numbers in find_faults(chain.from_iterable(batches)).items():
             names = [self.names[number] for number in numbers]
             check = "blurred" if fault == "blurred" else "blank"
-            message = count_part(len(names), len(self.names), "images", "is", "are") + f" {fault}"
-            fix = "look at them, and remove those without content"
-            yield Finding(check, "warning", message, names, fix, [(name,) for name in names])
+            yield self._warn(check, names, fault, "look at them, and remove those without content", names)
 
-
-class _Joined:
-    """The inputs of some datasets, one after the other, as lazy inputs; they are read in order."""
-
-    def __init__(self, datasets: Sequence[ArrayDataset]) -> None:
-        self.datasets = datasets
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        parts, start = [], 0
-        for dataset in self.datasets:
-            rows = index[(index >= start) & (index < start + len(dataset))] - start
-            if len(rows):
-                parts.append(dataset.inputs[rows])
-            start += len(dataset)
-        return torch.cat(parts)
+    def _warn(self, check: str, names: list[str], what: str, fix: str, where: list[str]) -> Finding:
+        """Return a warning about some of the images."""
+        message = count_part(len(names), len(self.names), "images", "is", "are") + f" {what}"
+        return Finding(check, "warning", message, where, fix, [(name,) for name in names])

@@ -65,7 +65,7 @@ def inspect_data(data: LightningDataModule, ignore: Collection[str] = ()) -> Dat
 
 
 def _read(data: LightningDataModule, notes: list[str]) -> tuple[DataReport, SampleTable, str]:
-    """Read all splits; return what is special to the kind of data, the samples, and what to do about copies."""
+    """Read all splits; return a report with what suits the kind of data, the samples, and the fix for copies."""
     source = data.origin if isinstance(data, BaseDataModule) else type(data).__name__
     report = DataReport(source, None, {})
     if isinstance(data, ImageFolderDataModule):
@@ -96,9 +96,9 @@ def _read(data: LightningDataModule, notes: list[str]) -> tuple[DataReport, Samp
 
 
 def _is_repeated(note: str, data: LightningDataModule, report: DataReport) -> bool:
-    """Return whether a message says what a finding says too."""
+    """Return whether a finding repeats a message."""
     if note.startswith("left out: "):
-        return " without " not in note  # rows without a target are no finding
+        return " without " not in note  # no finding mentions rows without a target
     checks = {finding.check for finding in report.findings}
     if "broken" in checks and note.startswith(f"{getattr(data, 'data_dir', '')}/"):
         return True

@@ -9,6 +9,7 @@ from kindling.data.array_types import Indices
 from kindling.data.checks.copies import is_chance, is_surprising
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
+from kindling.utils.text import count_noun
 
 FOLDS = 5
 TREES = 100
@@ -31,7 +32,7 @@ def find_contradictions(samples: SampleTable) -> Iterator[Finding]:
     found = [rows for rows in groups.values() if len({int(samples.codes[row]) for row in rows}) > 1]
     where = [" = ".join(f"{samples.names[row]}: {samples.label(row)}" for row in rows) for rows in found]
     if where and not is_chance(samples, len(where)):
-        number = f"{len(where):,} {'sample has' if len(where) == 1 else 'samples have'}"
+        number = count_noun(len(where), "sample has", "samples have")
         names = [tuple(samples.names[row] for row in rows) for rows in found]
         yield Finding("labels", "warning", f"{number} a copy with another label", where, FIX, names)
 
@@ -47,16 +48,16 @@ def find_implausible(samples: SampleTable) -> Iterator[Finding]:
         rows = rows[counts[samples.targets[rows]] >= FOLDS]
     if len(rows) < 2 * FOLDS or len(np.unique(samples.targets[rows])) < 2 or len(samples.classes) > MAX_CLASSES:
         return
-    found, where = _suspicious_classes(samples, rows) if samples.classes else _far_numbers(samples, rows)
-    if where:
+    if found := _suspicious_classes(samples, rows) if samples.classes else _far_numbers(samples, rows):
         what = "class" if samples.classes else "number"
-        number = f"{len(where):,} {'label looks' if len(where) == 1 else 'labels look'} wrong"
-        message = f"{number}: a model of the other samples predicts another {what}"
+        number = count_noun(len(found), "label looks", "labels look")
+        message = f"{number} wrong: a model of the other samples predicts another {what}"
+        where = [f"{samples.place(row)}: {samples.label(row)}, predicted {text}" for row, text in found.items()]
         yield Finding("labels", "warning", message, where, FIX, [(samples.names[row],) for row in found])
 
 
-def _suspicious_classes(samples: SampleTable, rows: Indices) -> tuple[Indices, list[str]]:
-    """Return the samples that look like a typical sample of another class, and a description of each.
+def _suspicious_classes(samples: SampleTable, rows: Indices) -> dict[int, str]:
+    """Return the predicted class of each sample that looks like a typical sample of another class, the surest first.
 
     As in confident learning (Northcutt et al. 2021, arxiv.org/abs/1911.00068), the threshold of a class comes from the
     probabilities of its own samples; a quantile in place of the mean spares samples at the border of two classes.
@@ -78,15 +79,11 @@ def _suspicious_classes(samples: SampleTable, rows: Indices) -> tuple[Indices, l
     sure = votes.max(1)
     found = np.flatnonzero((own <= MAX_OWN) & (sure >= np.maximum(typical[other], 0.5)))
     found = found[np.argsort(-sure[found], kind="stable")]
-    return rows[found], [
-        f"{samples.place(rows[each])}: {samples.label(rows[each])}, predicted "
-        f"{samples.classes[names[other[each]]]} ({sure[each]:.0%})"
-        for each in found
-    ]
+    return {int(rows[each]): f"{samples.classes[names[other[each]]]} ({sure[each]:.0%})" for each in found}
 
 
-def _far_numbers(samples: SampleTable, rows: Indices) -> tuple[Indices, list[str]]:
-    """Return the samples whose target is far from its prediction, in comparison with most, and describe each."""
+def _far_numbers(samples: SampleTable, rows: Indices) -> dict[int, str]:
+    """Return the prediction for each sample whose target is unusually far from it, the farthest first."""
     from sklearn.ensemble import ExtraTreesRegressor
     from sklearn.model_selection import KFold, cross_val_predict
 
@@ -98,6 +95,4 @@ def _far_numbers(samples: SampleTable, rows: Indices) -> tuple[Indices, list[str
     errors = np.abs(samples.targets[rows] - predicted)
     found = np.flatnonzero(errors > FAR_RESIDUALS * np.quantile(errors, 0.95))
     found = found[np.argsort(-errors[found], kind="stable")]
-    return rows[found], [
-        f"{samples.place(rows[each])}: {samples.label(rows[each])}, predicted {predicted[each]:.4g}" for each in found
-    ]
+    return {int(rows[each]): f"{predicted[each]:.4g}" for each in found}

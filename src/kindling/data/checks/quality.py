@@ -1,5 +1,6 @@
 """Images that are blank, very dark, very bright or blurred."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from kindling.utils.tensors import to_float
 
 SORTED = 4096  # pixels of an image, to find its darkest and brightest ones
 FAULTS = ("blank", "very dark", "very bright", "blurred")
-CHUNK = 256  # images at once
 BLANK = 8 / 255  # largest difference of pixels in each channel of a blank image
 DARK, BRIGHT = 25 / 255, 230 / 255  # nearly all pixels of a dark image are below, of a bright one above
 EDGE = 0.01  # of the pixels at each end are left out
@@ -21,18 +21,17 @@ DEVIATIONS = 4.0  # and so many robust standard deviations, of the logarithm of 
 MAD_TO_STD = 1.4826  # of a normal distribution
 
 
-def find_faults(inputs: Any, number: int) -> dict[str, list[int]]:
+def find_faults(batches: Iterable[Tensor]) -> dict[str, list[int]]:
     """Return the indices of the images with each of `FAULTS` that occurs.
 
     Sharpness is the variance of the Laplacian of an image in relation to the variance of the image, so that low
-    contrast is no blur. An image is blurred in comparison with the others.
+    contrast does not count as blur. An image is blurred in comparison with the others.
 
     Args:
-        inputs: Images, uint8 or floats in [0, 1], (N, C, H, W); or lazy inputs.
-        number: Number of images.
+        batches: Images, uint8 or floats in [0, 1], (n, C, H, W) each.
     """
-    parts = [_measure(to_float(inputs[rows]).float()) for rows in torch.split(torch.arange(number), CHUNK)]
-    contrast, low, high, sharpness = torch.cat(parts).numpy().T if parts else np.zeros((4, 0))
+    measures = [_measure(to_float(images).float()) for images in batches]
+    contrast, low, high, sharpness = torch.cat(measures).numpy().T
     blank, dark = contrast <= BLANK, high < DARK
     bright = low > BRIGHT
     blurred = _is_low(sharpness, ~(blank | dark | bright))

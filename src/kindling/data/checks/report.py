@@ -1,7 +1,7 @@
 """What the checks of a data module find."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 # Name of each check, by which it can be ignored, and what it looks for.
 CHECKS = {
@@ -24,7 +24,7 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about the data to look at.
+    """A possible fault in the data.
 
     Attributes:
         check: Name of the check, one of `CHECKS`.
@@ -52,12 +52,12 @@ class DataReport:
         task: classification, multilabel or regression; None if unknown.
         sizes: Number of samples of each split.
         classes: Number of samples of each split by class; empty if there are no classes.
-        targets: Lowest and highest target, quartiles and mean by split; empty if the targets are no numbers.
+        targets: Lowest and highest target, quartiles and mean by split; empty if the targets are not numbers.
         levels: The values of 16-bit images that are scaled to 0 and 255; None if they keep all values.
-        contents: What else there is to say, such as the number of columns of each kind.
+        contents: Further facts by name, such as the number of columns of each kind.
         missing: Number of missing values of each column that has some.
-        findings: What to look at, errors first.
-        notes: What was said while the data was read.
+        findings: Possible faults, errors first.
+        notes: Messages logged while the data was read.
     """
 
     source: str
@@ -74,7 +74,3 @@ class DataReport:
     def count(self, severity: Literal["error", "warning"]) -> int:
         """Return the number of findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        return asdict(self)

@@ -21,14 +21,9 @@ Layout = tuple[tuple[str, tuple[int, ...]], ...]  # type and shape of each part 
 
 
 class Sample(NamedTuple):
-    """A sample, reduced to what is compared.
+    """A sample, reduced to what is compared."""
 
-    Attributes:
-        digest: Equal for samples with equal values.
-        layout: Type and shape of each part.
-    """
-
-    digest: bytes
+    digest: bytes  # equal for samples with equal values
     layout: Layout
 
 

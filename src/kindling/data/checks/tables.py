@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from kindling.data.array_types import Indices
@@ -13,7 +14,9 @@ from kindling.data.checks.copies import expected_copies
 from kindling.data.checks.groups import find_groups
 from kindling.data.checks.report import Finding
 from kindling.data.checks.samples import SampleTable
-from kindling.data.tables.cells import Cells, name_cells
+from kindling.data.datamodule import SPLITS
+from kindling.data.datasets import ArrayDataset
+from kindling.data.tables.cells import name_cells
 from kindling.data.tables.columns import CONSTANT
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.data.tables.rows import width
@@ -35,7 +38,9 @@ class TableRows:
     def __init__(self, data: TableDataModule) -> None:
         self.data = data
         data.setup("test")
-        self.rows = {split: np.flatnonzero(data.splits == split) for split in ("train", "val", "test")}
+        self.datasets: list[ArrayDataset] = [data.train, data.val, data.test]
+        self.targets = torch.cat([dataset.labels for dataset in self.datasets]).numpy()
+        self.rows = {split: np.flatnonzero(data.splits == split) for split in SPLITS}
         self.test_file = None if data.test_path is None else TableFile(data.test_path, data.target, data.missing)
         if data.test_path is not None:
             self.rows["test"] = np.asarray(data.tested.index)
@@ -48,18 +53,14 @@ class TableRows:
 
     def values(self, name: str, drop: Sequence[str] = ()) -> tuple[Indices, list[str]]:
         """Return the index of the value of each row in a column, -1 where missing, (N,); and the values."""
-        own = [self._cells(self.data.file, split, name, drop) for split in ("train", "val")]
-        test = self._cells(self.test_file or self.data.file, "test", name, drop)
         index: dict[str, int] = {}
         parts = []
-        for cells in (*own, test):
-            codes, names = name_cells(cells)
+        for split, rows in self.rows.items():
+            file = self.test_file if self.test_file and split == "test" else self.data.file
+            codes, names = name_cells(file.cells(name, rows).select(drop=drop))  # type: ignore[arg-type]
             positions = [index.setdefault(each, len(index)) for each in names]
             parts.append(np.array([*positions, -1])[codes])
         return np.concatenate(parts), list(index)
-
-    def _cells(self, file: TableFile, split: str, name: str, drop: Sequence[str]) -> Cells:
-        return file.cells(name, self.rows[split]).select(drop=drop)  # type: ignore[arg-type]
 
     def samples(self) -> SampleTable:
         """Return the rows as samples: equal ones have the same values in all columns that are features."""
@@ -70,13 +71,13 @@ class TableRows:
         inputs = np.zeros(len(self.names), dtype=np.int64)
         for column in codes:
             inputs = pd.factorize(inputs * (column.max() + 2) + column)[0]
-        datasets = (data.train, data.val, data.test)
         kept = _comparable(data.fitted["columns"])
-        features = np.concatenate([dataset.inputs.numpy() for dataset in datasets])[:, kept]
-        targets = np.concatenate([dataset.labels.numpy() for dataset in datasets])
+        features = torch.cat([dataset.inputs for dataset in self.datasets]).numpy()[:, kept]
         classes = data.class_names if data.task == "classification" else ()
         chance = expected_copies(codes)
-        return SampleTable(self.splits, self.names, inputs, targets, classes, chance, features if kept.any() else None)
+        return SampleTable(
+            self.splits, self.names, inputs, self.targets, classes, chance, features if kept.any() else None
+        )
 
     def missing(self) -> dict[str, int]:
         """Return the number of missing values of each column that has some."""
@@ -84,7 +85,7 @@ class TableRows:
         counts = {}
         for name in self.data.file.features:
             drop = columns[name]["missing_values"] if name in columns else ()
-            if self.test_file is None or name in self.test_file.frame:
+            if self._is_in_test_file(name):
                 counts[name] = int((self.values(name, drop)[0] < 0).sum())
         return {name: number for name, number in counts.items() if number}
 
@@ -102,7 +103,7 @@ class TableRows:
         findings = self._groups() | self._leaks()
         for name, reason in data.fitted["left_out"].items():
             if name not in (data.groups, data.time, *findings):
-                what = "is constant" if reason == CONSTANT else f"is no feature: {reason}"
+                what = "is constant" if reason == CONSTANT else f"is not a feature: {reason}"
                 findings[name] = Finding("columns", "warning", f"column {name} {what}", [name], self._drop(name))
         for name, number in missing.items():
             if number > MOSTLY * len(self.names) and name not in data.fitted["left_out"] and name not in findings:
@@ -134,8 +135,7 @@ class TableRows:
             return {}
         names = [name for name in data.file.features if name not in data.drop and self._is_in_test_file(name)]
         columns = {name: self.values(name) for name in names}
-        datasets = (data.train, data.val, data.test)
-        return find_groups(columns, np.concatenate([dataset.labels.numpy() for dataset in datasets]), self.splits)
+        return find_groups(columns, self.targets, self.splits)
 
     def _is_in_test_file(self, name: str) -> bool:
         return self.test_file is None or name in self.test_file.frame

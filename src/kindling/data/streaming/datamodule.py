@@ -18,10 +18,11 @@ from kindling.data.fitted_state import FittedState
 from kindling.data.images.augmented import AugmentedImages
 from kindling.data.images.datamodule import ImageFolderDataModule
 from kindling.data.images.pixel_cache import open_pixel_cache
+from kindling.data.streaming.copying import is_remote
 from kindling.data.streaming.manifest import Manifest, PreparedSplit
 from kindling.data.streaming.names import SampleNames
 from kindling.data.streaming.shards import ShardDataset, ShardInputs
-from kindling.data.streaming.store import FileStore, is_remote
+from kindling.data.streaming.store import FileStore
 from kindling.data.tables.files import read_table
 from kindling.data.tables.rows import encode_rows, find_numeric_features
 from kindling.utils.hyperparameters import check_range
@@ -76,7 +77,7 @@ class StreamingDataModule(AugmentedImages):
             eval_batch_size=eval_batch_size,
             num_workers=num_workers or 0,
             min_batches=min_batches,
-            val_split=0,  # set here, so that it is no option: the splits are those of the shards
+            val_split=0,  # set here and so not an option: the splits are those of the shards
             split_seed=42,
             **augmentation,
         )
@@ -149,7 +150,7 @@ class StreamingDataModule(AugmentedImages):
     def numeric_features(self) -> tuple[int, ...]:
         """Indices of the features of a table that are numbers; other samples have no such attribute."""
         if not self._is_table:
-            raise AttributeError(f"{self.path} is no table")
+            raise AttributeError(f"{self.path} is not a table")
         return find_numeric_features(self.fitted_state["columns"])
 
     @property

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from kindling import __version__
 from kindling.data.streaming.encoding import find_unsafe
 
 FILE = "kindling.json"
+UNFINISHED = ".unfinished"  # folder of the records of finished shards, removed when all are finished
 FORMAT = 1  # of the file; raised when a change makes older versions misread it
 NAME = re.compile(r"(train|val|test)/[\w.-]+")  # of a file: never outside of the folder
 
 
-class StoredFile(NamedTuple):
+@dataclass(frozen=True)
+class StoredFile:
     """A file of a prepared data set.
 
     Attributes:
@@ -24,12 +26,19 @@ class StoredFile(NamedTuple):
         bytes: Size.
         sha256: Checksum of the content, as `sha256sum` prints it.
         samples: Number of samples, in a shard.
+
+    Raises:
+        ValueError: If the file is not in the folder of a split.
     """
 
     file: str
     bytes: int
     sha256: str
     samples: int = 0
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.file):
+            raise ValueError(f"{self.file!r} is not a file of a split")
 
 
 @dataclass(frozen=True)
@@ -52,10 +61,15 @@ class PreparedSplit:
         """Return a split from the result of `asdict` after JSON."""
         names = values.get("names")
         return cls(
-            [_stored_file(each) for each in values["shards"]],
-            _stored_file(values["targets"]),
-            None if names is None else _stored_file(names),
+            [StoredFile(**shard) for shard in values["shards"]],
+            StoredFile(**values["targets"]),
+            StoredFile(**names) if names else None,
         )
+
+    @property
+    def files(self) -> list[StoredFile]:
+        """All files of the split."""
+        return [*self.shards, self.targets, *([self.names] if self.names else [])]
 
     @property
     def samples(self) -> int:
@@ -108,9 +122,8 @@ class Manifest:
     @cached_property
     def files(self) -> dict[str, int]:
         """Number of each file by its path."""
-        splits = self.splits.values()
-        stored = [each for split in splits for each in (*split.shards, split.targets, split.names) if each]
-        return {each.file: number for number, each in enumerate(stored)}
+        paths = [stored.file for split in self.splits.values() for stored in split.files]
+        return {path: number for number, path in enumerate(paths)}
 
     @property
     def digest(self) -> str:
@@ -120,12 +133,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the content of the file."""
-        values = asdict(self)
-        for split, stored in zip(values["splits"].values(), self.splits.values(), strict=True):
-            split["shards"] = [each._asdict() for each in stored.shards]
-            split["targets"] = stored.targets._asdict()
-            split["names"] = stored.names._asdict() if stored.names else None
-        return json.dumps(values, indent=1, ensure_ascii=False)
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, content: bytes, source: str) -> Self:
@@ -154,10 +162,3 @@ class Manifest:
                 "original data, and run kindling prepare"
             )
         return manifest
-
-
-def _stored_file(values: Mapping[str, Any]) -> StoredFile:
-    stored = StoredFile(**values)
-    if not NAME.fullmatch(stored.file):
-        raise ValueError(f"{stored.file!r} is no file of a split")
-    return stored

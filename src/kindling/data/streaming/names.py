@@ -19,25 +19,22 @@ class SampleNames:
     def __init__(self, store: FileStore) -> None:
         self._store = store
 
-    @property
+    @cached_property
     def names(self) -> list[object]:
         """Name of each sample."""
-        return [name for name, _ in self._samples]
+        return [line["name"] for line in self._lines()]
 
-    @property
+    @cached_property
     def keys(self) -> dict[str, list[object]]:
         """Further columns that identify the samples."""
-        return {key: [keys[key] for _, keys in self._samples] for key in (self._samples[0][1] if self._samples else ())}
+        lines = [line.get("keys", {}) for line in self._lines()]
+        return {key: [line[key] for line in lines] for key in (lines[0] if lines else ())}
 
     def values(self, number: int) -> dict[str, object]:
         """Return the values of a sample of a table."""
         line = next(islice(self._lines(), number, None), {})
         values: dict[str, object] = line.get("row", {})
         return values
-
-    @cached_property
-    def _samples(self) -> list[tuple[object, dict[str, object]]]:
-        return [(line["name"], line.get("keys", {})) for line in self._lines()]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         if stored := self._store.manifest.splits["test"].names:

@@ -8,23 +8,16 @@ import torch
 from kindling.data.datamodule import SPLITS
 from kindling.data.streaming.sources import Source
 
-UNFINISHED = ".unfinished"  # folder for what is known about finished shards, until all are
 MAX_SAMPLES = 2**20  # of a shard
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The samples of one shard.
-
-    Attributes:
-        split: Their split.
-        number: Number of the shard in its split.
-        indices: Their indices in the split.
-    """
+    """The samples of one shard."""
 
     split: str
-    number: int
-    indices: Sequence[int]
+    number: int  # of the shard in its split
+    indices: Sequence[int]  # of the samples in the split
 
     @property
     def file(self) -> str:

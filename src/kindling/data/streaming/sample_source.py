@@ -1,6 +1,5 @@
 """Samples of any data module to prepare."""
 
-import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -15,7 +14,7 @@ from torch.utils.data import default_collate
 
 from kindling.data.checks.samples import summarize
 from kindling.data.datamodule import SPLITS, BaseDataModule
-from kindling.data.datasets import ArrayDataset
+from kindling.data.datasets import ArrayDataset, seed_generators
 from kindling.data.tables.datamodule import TableDataModule
 from kindling.utils.text import shorten
 from kindling.utils.trees import tree_flatten, tree_leaves, tree_unflatten
@@ -73,17 +72,12 @@ class SampleSource:
     def sizes(self, split: str) -> Sequence[int]:
         """Return the size of each sample of a split in bytes, as if all had that of the first."""
         leaves = tree_leaves(self._first(split))
-        size = sum(
-            leaf.nbytes if isinstance(leaf, Tensor | np.ndarray) else len(bytes(str(leaf), "utf-8")) for leaf in leaves
-        )
+        size = sum(leaf.nbytes if isinstance(leaf, Tensor | np.ndarray) else len(str(leaf).encode()) for leaf in leaves)
         return [max(size, 1)] * self.counts[split]
 
     def read(self, split: str, index: int) -> tuple[Any, Tensor, Tensor | None]:
         """Return the input and the target of a sample, with random transforms drawn by its index."""
-        seed = index + 1
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  (the generator that transforms use)
+        seed_generators(index + 1)
         sample = self.datasets[split][index]
         if not (isinstance(sample, tuple | list) and len(sample) == 2):
             raise ValueError(

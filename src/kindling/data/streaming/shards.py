@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,9 +15,9 @@ from typing_extensions import override
 from kindling.data.datasets import ArrayDataset, Batch
 from kindling.data.images.pixel_cache import PixelCache
 from kindling.data.streaming.encoding import sample_loader
-from kindling.data.streaming.manifest import PreparedSplit, StoredFile
+from kindling.data.streaming.manifest import PreparedSplit
 from kindling.data.streaming.store import ATTEMPTS, FileStore
-from kindling.data.streaming.timeouts import ReportProgress
+from kindling.data.streaming.timeouts import ReportProgress, within
 from kindling.utils.inputs import Levels, decode_image, fit_image
 
 
@@ -26,16 +26,16 @@ class OpenShard:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-
-    @cached_property
-    def offsets(self) -> Any:
-        """Where each sample begins, then where the last one ends, (n + 1,)."""
-        samples = int(np.frombuffer(self._read(0, 4), np.uint32)[0])
-        return np.frombuffer(self._read(4, 4 * (samples + 1)), np.uint32)
+        # Where each sample begins, then where the last one ends, (n + 1,). Not a `cached_property`, which until Python
+        # 3.12 has one lock for all shards: a read without an answer would hold it forever.
+        self._offsets: Any = None
 
     def read(self, place: int) -> bytearray:
         """Return an encoded sample."""
-        start, end = self.offsets[place : place + 2].tolist()
+        if self._offsets is None:
+            number = int(np.frombuffer(self._read(0, 4), np.uint32)[0])
+            self._offsets = np.frombuffer(self._read(4, 4 * (number + 1)), np.uint32)
+        start, end = self._offsets[place : place + 2].tolist()
         return self._read(start, end - start)
 
     def _read(self, start: int, size: int) -> bytearray:
@@ -95,51 +95,49 @@ class ShardInputs:
         if self._owner != os.getpid():  # a forked process must not move the positions in the files of its parent
             self._files, self._owner = {}, os.getpid()
         numbers = self.shards_of(rows)
-        contents: dict[int, Any] = {}  # by place
-        distinct = [*dict.fromkeys(numbers)]
-        for start in range(0, len(distinct), self.max_open):
-            part = distinct[start : start + self.max_open]
-            places = [place for place, number in enumerate(numbers) if number in part]
-            found = self._read_rows([numbers[place] for place in places], [rows[place] for place in places])
-            contents.update(zip(places, found, strict=True))
-        return [contents[place] for place in range(len(rows))]
+        by_shard: dict[int, list[int]] = {}
+        for row, number in zip(rows, numbers, strict=True):
+            by_shard.setdefault(number, []).append(row)
+        inputs: dict[int, Any] = {}  # by row
+        for start in range(0, len(by_shard), self.max_open):
+            part = dict(islice(by_shard.items(), start, start + self.max_open))
+            for row, (number, content) in self._read_shards(part).items():
+                inputs[row] = self._decode(number, content)
+        return [inputs[row] for row in rows]
 
     def shards_of(self, rows: Sequence[int]) -> list[int]:
         """Return the number of the shard of each row."""
         numbers: list[int] = (np.searchsorted(self.starts, rows, side="right") - 1).tolist()
         return numbers
 
-    def _read_rows(self, numbers: Sequence[int], rows: Sequence[int]) -> list[Any]:
-        """Return the inputs in rows of shards; a shard whose reading fails is opened and verified again."""
+    def _read_shards(self, rows: Mapping[int, list[int]]) -> dict[int, tuple[int, bytearray]]:
+        """Return the shard and the encoded sample of each row, given the rows of each shard.
+
+        A shard whose reading fails is opened and verified again.
+        """
+        current = next(iter(rows))  # shard that is being read
         for attempts_left in reversed(range(ATTEMPTS)):
-            opened = {number: self._open(number) for number in dict.fromkeys(numbers)}
-            current = [self.shards[numbers[0]]]
+            opened = {number: self._open(number) for number in rows}
+
+            def read(report_progress: ReportProgress, opened: Mapping[int, OpenShard] = opened) -> dict[int, Any]:
+                nonlocal current
+                found = {}
+                for number, shard in opened.items():
+                    current = number
+                    for row in rows[number]:
+                        report_progress()
+                        found[row] = number, shard.read(row - int(self.starts[number]))
+                return found
+
             try:
-                contents = self.store.read_within(current, partial(self._read_opened, opened, numbers, rows, current))
-                break
-            except OSError:
+                return within(self.store.timeout, read)  # one thread for all shards: starting it takes 50 µs
+            except Exception as error:
                 if not attempts_left:
-                    raise
+                    raise self.store.unreadable(self.shards[current].file, error) from error
                 for number in opened:  # not closed: a thread that got no answer may still read them
                     del self._files[number]
-                self.store.forget(current[-1])
-        return [self._decode(*each) for each in zip(numbers, contents, strict=True)]
-
-    def _read_opened(
-        self,
-        opened: Mapping[int, OpenShard],
-        numbers: Sequence[int],
-        rows: Sequence[int],
-        current: list[StoredFile],
-        report_progress: ReportProgress,
-    ) -> list[bytearray]:
-        """Return the encoded samples in rows of open shards; append each shard to `current` before it is read."""
-        contents = []
-        for number, row in zip(numbers, rows, strict=True):
-            current.append(self.shards[number])
-            report_progress()
-            contents.append(opened[number].read(row - int(self.starts[number])))
-        return contents
+                self.store.forget(self.shards[current])
+        raise AssertionError
 
     def _open(self, number: int) -> OpenShard:
         """Return an open shard, which becomes the latest."""
@@ -188,7 +186,7 @@ class ShardDataset(ArrayDataset):
         self.stored = inputs  # a model may replace `inputs` by features
         self.window, self.seed = window, seed
         self._prefetched = -1, -1  # epoch, and window in its order
-        self._order: tuple[int, list[list[int]], list[int]] = -1, [], []  # see `_epoch_windows`
+        self._order: tuple[int, list[list[int]], dict[int, int]] = -1, [], {}  # see `_epoch_windows`
 
     @override
     def __getitems__(self, indices: Sequence[int]) -> Batch:
@@ -201,35 +199,36 @@ class ShardDataset(ArrayDataset):
         """Return the order of the samples in an epoch, (N,)."""
         starts, order = self.stored.starts.tolist(), []
         for window in self._windows(generator):
-            rows = torch.cat([torch.arange(starts[shard], starts[shard + 1]) for shard in window.tolist()])
+            rows = torch.cat([torch.arange(starts[shard], starts[shard + 1]) for shard in window])
             order.append(rows[torch.randperm(len(rows), generator=generator)])
         return torch.cat(order)
 
-    def _windows(self, generator: Generator) -> tuple[Tensor, ...]:
+    def _windows(self, generator: Generator) -> list[list[int]]:
         """Return the numbers of the shards in each window; the first draw of the generator of an epoch."""
-        return torch.split(torch.randperm(len(self.stored.shards), generator=generator), self.window)
+        if not self.window:
+            return [[shard] for shard in range(len(self.stored.shards))]
+        shards = torch.randperm(len(self.stored.shards), generator=generator)
+        return [part.tolist() for part in torch.split(shards, self.window)]
 
-    def _epoch_windows(self, epoch: int) -> tuple[list[list[int]], list[int]]:
+    def _epoch_windows(self, epoch: int) -> tuple[list[list[int]], dict[int, int]]:
         """Return the shards in each window of an epoch, and the window of each shard; computed once per epoch."""
         if self._order[0] != epoch:
-            windows = [part.tolist() for part in self._windows(torch.Generator().manual_seed(self.seed + epoch))]
+            windows = self._windows(torch.Generator().manual_seed(self.seed + epoch))
             window_of = {shard: number for number, window in enumerate(windows) for shard in window}
-            self._order = epoch, windows, [window_of[shard] for shard in range(len(window_of))]
+            self._order = epoch, windows, window_of
         return self._order[1:]
 
     def _prefetch(self, epoch: int, rows: Sequence[int]) -> None:
-        """Start to fetch the shards that follow the current ones."""
+        """Start to fetch the shards of the current window and the next one, once per window."""
         if self.stored.store.cache is None or self.inputs is not self.stored:
             return
-        current, shards = self.stored.shards_of(rows[:1])[0], self.stored.shards
-        following = [current + 1] if current + 1 < len(shards) else []
-        if self.window:
-            windows, window_of = self._epoch_windows(epoch)
-            current = window_of[current]
-            following = [shard for window in windows[current : current + 2] for shard in window]
-        if self._prefetched != (epoch, current):
-            self._prefetched = epoch, current
-            worker = get_worker_info()
-            first = worker.id % max(len(following), 1) if worker else 0  # workers begin with different shards
-            wanted = [number for number in following[first:] + following[:first] if not self.stored.is_decoded(number)]
-            self.stored.store.prefetch(shards[number] for number in wanted)
+        windows, window_of = self._epoch_windows(epoch)
+        current = window_of[self.stored.shards_of(rows[:1])[0]]
+        if self._prefetched == (epoch, current):
+            return
+        self._prefetched = epoch, current
+        shards = [*chain.from_iterable(windows[current : current + 2])]
+        worker = get_worker_info()
+        first = worker.id % len(shards) if worker else 0  # workers begin with different shards
+        wanted = [number for number in shards[first:] + shards[:first] if not self.stored.is_decoded(number)]
+        self.stored.store.prefetch(self.stored.shards[number] for number in wanted)

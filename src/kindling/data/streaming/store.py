@@ -2,10 +2,9 @@
 
 import logging
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -13,11 +12,10 @@ from typing import Any, BinaryIO, TypeVar
 import torch
 
 from kindling.data.disk_cache import PART, DiskCache
-from kindling.data.streaming.copying import BLOCK, ChecksumWriter, DamagedFileError
-from kindling.data.streaming.manifest import FILE, Manifest, StoredFile
-from kindling.data.streaming.timeouts import ReportProgress, ignore_progress, within
+from kindling.data.streaming.copying import ChecksumWriter, DamagedFileError, Origin, copy_file
+from kindling.data.streaming.manifest import FILE, UNFINISHED, Manifest, StoredFile
+from kindling.data.streaming.timeouts import ReportProgress, within
 from kindling.utils.files import locked
-from kindling.utils.optional import require_extra
 
 logger = logging.getLogger(__name__)
 
@@ -43,30 +41,26 @@ class FileStore:
 
     def __init__(self, root: str, cache: DiskCache | None, timeout: float) -> None:
         self.root, self.timeout, self.cache = root.rstrip("/"), timeout, cache
-        self._downloader: Any = None
-        self._owner = 0  # the process of the downloader
+        self._origin = Origin(self.root, timeout)
         self._wanted: list[StoredFile] = []  # to be copied in the background
         self._thread: threading.Thread | None = None
-        if is_remote(root):
-            require_extra("stream", "litdata")
-            import litdata.streaming.downloader  # noqa: F401  (not in a thread, which could be copied while it imports)
         self.manifest = self._read_manifest()
         # Shared with the workers of data loaders, each of which would verify all files in each epoch.
         self._verified = torch.zeros(len(self.manifest.files), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def _read_manifest(self) -> Manifest:
-        if not is_remote(self.root) and not Path(self.root).is_dir():
-            raise FileNotFoundError(
-                f"folder {self.root} not found: set --data.path to what kindling prepare has written"
-            )
-        if not is_remote(self.root) and not Path(self.root, FILE).exists():
-            unfinished = Path(self.root, ".unfinished").exists()
+        if not self._origin.is_remote and not Path(self.root, FILE).exists():
+            if not Path(self.root).is_dir():
+                raise FileNotFoundError(
+                    f"folder {self.root} not found: set --data.path to what kindling prepare has written"
+                )
+            unfinished = Path(self.root, UNFINISHED).exists()
             hint = "its preparation was interrupted: run the same" if unfinished else "write it with"
             raise FileNotFoundError(f"{self.root} has no {FILE}; {hint} kindling prepare")
 
         def read(report_progress: ReportProgress) -> bytes:
             content = bytearray()
-            self._copy(FILE, ChecksumWriter(report_progress, content.extend))
+            self._origin.copy(FILE, ChecksumWriter(report_progress, content.extend))
             return bytes(content)
 
         return Manifest.from_json(self._attempt(FILE, read), f"{self.root}/{FILE}")
@@ -103,11 +97,11 @@ class FileStore:
         return self.path(stored).open("rb", buffering=0)  # another process has made room meanwhile
 
     def prefetch(self, files: Iterable[StoredFile]) -> None:
-        """Copy files in the background if there is a cache; they replace the files that are still waiting.
+        """Copy files to the cache in the background; they replace the files that are still waiting.
 
         Errors are reported when a file is read.
         """
-        self._wanted = [stored for stored in files if self.cache and not self._local(stored).exists()]
+        self._wanted = [stored for stored in files if not self._local(stored).exists()]
         if self._wanted and not (self._thread and self._thread.is_alive()):
             self._thread = threading.Thread(target=self._fetch_wanted, daemon=True)
             self._thread.start()
@@ -121,20 +115,17 @@ class FileStore:
         """Verify a file again when it is next used."""
         self._verified[self.manifest.files[stored.file]] = 0
 
-    def read_within(self, current: Sequence[StoredFile], work: Callable[[ReportProgress], Result]) -> Result:
-        """Return the result of reading in local files, unless their disk or mount does not answer.
-
-        Args:
-            current: The last one is the file that is being read, which an error names.
-            work: Takes a function to call at each progress.
-
-        Raises:
-            OSError: If one can't be read in time.
-        """
-        try:
-            return within(self.timeout, work)
-        except Exception as error:
-            raise _as_error(error, f"{self.root}/{current[-1].file}", 1) from error
+    def unreadable(self, file: str, error: Exception, attempts: int = 1) -> Exception:
+        """Return the error about a file that can't be read, given that of the last attempt."""
+        name = f"{self.root}/{file}"
+        if isinstance(error, DamagedFileError):
+            return error
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(
+                f"{name} is missing: copy it again, or delete the folder and run kindling prepare again"
+            )
+        tries = f" in {attempts} attempts" if attempts > 1 else ""
+        return OSError(f"can't read {name}{tries}: {_reason(error)}")
 
     def damaged(self, stored: StoredFile, found: str) -> DamagedFileError:
         """Return the error about a file that is damaged; `found` says how."""
@@ -154,7 +145,7 @@ class FileStore:
         with locked(path.with_suffix(".lock")):  # other processes and threads wait for this copy
             if path.exists():
                 with suppress(DamagedFileError):
-                    self._verify(path, stored)
+                    self._verify(path, stored, report_progress=lambda: None)
                     os.utime(path)
                     return
             self._attempt(stored.file, lambda report_progress: self._copy_to_cache(path, stored, report_progress))
@@ -167,84 +158,44 @@ class FileStore:
                 file.truncate(stored.bytes)  # so that other processes count it
                 self.cache.make_room()
                 target = ChecksumWriter(report_progress, file.write)
-                self._copy(stored.file, target)
-            self._check(stored, target.bytes, target.digest.hexdigest())
+                self._origin.copy(stored.file, target)
+            self._check(stored, target)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 
-    def _verify(self, path: Path, stored: StoredFile, report_progress: ReportProgress = ignore_progress) -> None:
-        if path.stat().st_size != stored.bytes:
-            self._check(stored, path.stat().st_size, "")
+    def _verify(self, path: Path, stored: StoredFile, report_progress: ReportProgress) -> None:
         target = ChecksumWriter(report_progress)
-        with path.open("rb") as file:
-            shutil.copyfileobj(file, target, BLOCK)
-        self._check(stored, target.bytes, target.digest.hexdigest())
+        copy_file(path, target)
+        self._check(stored, target)
 
-    def _check(self, stored: StoredFile, size: int, digest: str) -> None:
-        if (size, digest) != (stored.bytes, stored.sha256):
-            found = "its checksum differs" if size == stored.bytes else f"it has {size:,} of {stored.bytes:,} bytes"
-            raise self.damaged(stored, found)
-
-    def _copy(self, file: str, target: ChecksumWriter) -> None:
-        if is_remote(self.root):
-            self._remote().download_fileobj(f"{self.root}/{file}", target)
-            return
-        with Path(self.root, file).open("rb") as source:
-            shutil.copyfileobj(source, target, BLOCK)
-
-    def _remote(self) -> Any:
-        """Return LitData's downloader of this process: connections must not be shared with a parent process."""
-        if self._owner != os.getpid():
-            from litdata.streaming.downloader import get_downloader
-
-            options: dict[str, Any] = {}
-            if self.root.startswith("s3://"):
-                from botocore.config import Config
-
-                wait = {"connect_timeout": self.timeout, "read_timeout": self.timeout}
-                options["config"] = Config(**wait, retries={"total_max_attempts": 1})
-            self._downloader, self._owner = get_downloader(self.root, "", [], options), os.getpid()
-        return self._downloader
+    def _check(self, stored: StoredFile, target: ChecksumWriter) -> None:
+        if target.bytes != stored.bytes:
+            raise self.damaged(stored, f"it has {target.bytes:,} of {stored.bytes:,} bytes")
+        if target.digest.hexdigest() != stored.sha256:
+            raise self.damaged(stored, "its checksum differs")
 
     def _attempt(self, file: str, work: Callable[[ReportProgress], Result]) -> Result:
-        """Return the result of reading a file, after further attempts if it fails.
+        """Return the result of reading a file, after further attempts if it fails or makes no progress.
 
         Raises:
             DamagedFileError: If its content is wrong each time.
             OSError: If it can't be read.
         """
-        name = f"{self.root}/{file}"
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return within(self.timeout, work)
             except Exception as error:  # each object store has its own
                 if attempt == ATTEMPTS:
-                    raise _as_error(error, name, ATTEMPTS) from error
-                if is_remote(self.root):
-                    logger.warning(f"{name}: attempt {attempt} of {ATTEMPTS} failed ({_reason(error)})")
+                    raise self.unreadable(file, error, ATTEMPTS) from error
+                if self._origin.is_remote:
+                    logger.warning(f"{self.root}/{file}: attempt {attempt} of {ATTEMPTS} failed ({_reason(error)})")
                 time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
         raise AssertionError
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_downloader": None, "_owner": 0, "_thread": None}
-
-
-def _as_error(error: Exception, name: str, attempts: int) -> Exception:
-    if isinstance(error, DamagedFileError):
-        return error
-    tries = f" in {attempts} attempts" if attempts > 1 else ""
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(
-            f"{name} is missing: copy it again, or delete the folder and run kindling prepare again"
-        )
-    return OSError(f"can't read {name}{tries}: {_reason(error)}")
+        return self.__dict__ | {"_thread": None}
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def is_remote(root: str) -> bool:
-    """Return whether a data set is in an object store."""
-    return "://" in root

@@ -1,4 +1,4 @@
-"""Describes the shards of a preparation, and writes the files beside them."""
+"""Describes the shards that were written, and writes the other files of a data set."""
 
 import hashlib
 import json
@@ -12,21 +12,21 @@ import torch
 from kindling.data.datamodule import SPLITS
 from kindling.data.statistics import pooled_moments
 from kindling.data.streaming.encoding import find_unsafe
-from kindling.data.streaming.manifest import Manifest, PreparedSplit, StoredFile
-from kindling.data.streaming.plan import UNFINISHED, ShardTask
+from kindling.data.streaming.manifest import UNFINISHED, Manifest, PreparedSplit, StoredFile
+from kindling.data.streaming.plan import ShardTask
 from kindling.data.streaming.sources import Source
 from kindling.utils.files import atomic_write
 
 EXAMPLES = 10  # broken samples to name
 UNKNOWN: dict[str, Any] = {"task": None, "input_shape": None, "class_names": (), "class_counts": (), "fitted": {}}
 
-ShardRecord = dict[str, Any]  # what is recorded of a shard, see `ShardWriter`
+ShardRecord = dict[str, Any]  # about a finished shard, see `ShardWriter`
 
 
 def write_summary(
     source: Source, tasks: Sequence[ShardTask], records: Sequence[ShardRecord], out: Path, size: int | None, plan: str
 ) -> Manifest:
-    """Write the files beside the shards, and return the description of all.
+    """Write the other files of a data set, and return its description.
 
     Raises:
         ValueError: If a split has no usable samples, or they differ in type or can't be stored.

@@ -11,10 +11,6 @@ ReportProgress = Callable[[], None]  # called at each progress
 Result = TypeVar("Result")
 
 
-def ignore_progress() -> None:
-    """Report no progress."""
-
-
 def within(seconds: float, work: Callable[[ReportProgress], Result]) -> Result:
     """Return the result of a function that runs in a thread, which is left alone if it makes no progress.
 

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kindling.data.datamodule import SPLITS
 from kindling.data.loaders import identity_collate
-from kindling.data.streaming.manifest import FILE, Manifest
-from kindling.data.streaming.plan import UNFINISHED, ShardTask, plan_shards
+from kindling.data.streaming.manifest import FILE, UNFINISHED, Manifest
+from kindling.data.streaming.plan import ShardTask, plan_shards
 from kindling.data.streaming.sources import Source
 from kindling.data.streaming.summary import ShardRecord, checksum, write_summary
 from kindling.utils.console import progress
@@ -30,13 +30,7 @@ PLAN = "plan"
 
 
 class ShardWriter(Dataset[dict[str, Any]]):
-    """Writes a shard when it is indexed, and returns its record, also if it was written before.
-
-    Args:
-        source: The samples.
-        tasks: The shards.
-        out: Folder to write to.
-    """
+    """Writes a shard to a folder when it is indexed, and returns its record, also if it was written before."""
 
     def __init__(self, source: Source, tasks: Sequence[ShardTask], out: Path) -> None:
         self.source, self.tasks, self.out = source, tasks, out
@@ -76,19 +70,13 @@ class ShardWriter(Dataset[dict[str, Any]]):
                 targets.append(target)
                 if image is not None:
                     moments.append(image)
-            record: ShardRecord = {
-                "samples": len(targets),
-                "bytes": 0,
-                "sha256": "",
-                "moments": None,
-                "broken": broken,
-            }
             if not targets:
-                return record
+                return {"samples": 0, "broken": broken}
             (written,) = writer.done()
-            index_file = next(Path(folder).glob("*index.json"))
-            record |= {"encoding": json.loads(index_file.read_text())["config"], **checksum(Path(written))}
-            record["encoding"]["chunk_size"] = None  # differs between shards
+            index = json.loads(next(Path(folder).glob("*index.json")).read_text())
+            record: ShardRecord = {"samples": len(targets), "broken": broken, **checksum(Path(written))}
+            record["encoding"] = index["config"] | {"chunk_size": None}  # differs between shards
+            record["moments"] = None
             if moments:
                 var, mean = torch.stack(moments).unbind(1)  # (n, C) each
                 record["moments"] = [mean.sum(0).tolist(), (mean**2).sum(0).tolist(), var.sum(0).tolist()]
@@ -107,7 +95,7 @@ def prepare_samples(
     Args:
         source: The samples.
         out: Folder to write to.
-        settings: All that the content depends on, besides the samples; `shard_mb` is the size of a shard.
+        settings: The options that change the shards; `shard_mb` is the size of a shard.
         workers: Number of processes.
         seed: Seed of the order of the training samples.
 
@@ -130,7 +118,7 @@ def prepare_samples(
 def _write(
     source: Source, tasks: Sequence[ShardTask], out: Path, size: int | None, plan: str, workers: int
 ) -> Manifest:
-    """Write what is not written yet."""
+    """Write the shards that are not written yet, and the files beside them."""
     samples = sum(len(task.indices) for task in tasks)
     writer = ShardWriter(source, tasks, out)
     loader = DataLoader(writer, batch_size=None, num_workers=min(workers, len(tasks)), collate_fn=identity_collate)
@@ -156,8 +144,7 @@ def _write(
 
 def _verify(out: Path, manifest: Manifest) -> None:
     """Raise ValueError if a file of a finished data set is damaged or missing."""
-    splits = manifest.splits.values()
-    files = [file for split in splits for file in (*split.shards, split.targets, split.names) if file is not None]
+    files = [file for split in manifest.splits.values() for file in split.files]
     with progress(f"verifying {out}", len(files)) as done:
         for stored in files:
             path = out / stored.file

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kindling.data import BaseDataModule
 from kindling.data.checks.quality import find_faults
-from kindling.data.datasets import ArrayDataset, inputs_of
+from kindling.data.datasets import ArrayDataset, batches_of, inputs_of
 from kindling.evaluation.report.html import Html, element, section
 from kindling.evaluation.report.samples import image_element
 from kindling.utils.tensors import evenly_spaced
@@ -25,7 +25,7 @@ def quality_section(data: BaseDataModule, tested: int, wrong: Tensor | None) -> 
         return
     rows = evenly_spaced(tested, MAX_IMAGES)
     number = len(rows)
-    faults = find_faults(_Rows(data.test, rows), number)
+    faults = find_faults(batches_of(data.test.inputs, rows))
     if not faults:
         return
     content = []
@@ -38,17 +38,6 @@ def quality_section(data: BaseDataModule, tested: int, wrong: Tensor | None) -> 
         content += [element("p", f"{text}."), _sheet(found[:SHOWN], data)]
     note = "kindling check lists faulty images of all splits, and copies across splits and classes."
     yield section("Image quality", *content, element("p", note, class_="soft"))
-
-
-class _Rows:
-    """Some images of a dataset, as lazy inputs."""
-
-    def __init__(self, dataset: ArrayDataset, rows: Tensor) -> None:
-        self.dataset, self.rows = dataset, rows
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        images: Tensor = self.dataset.inputs[self.rows[index]]
-        return images
 
 
 def _sheet(rows: Tensor, data: BaseDataModule) -> Html:
