@@ -8,11 +8,12 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, Response
 from servers import Server, app_of, serving_here
 from torch import Tensor
 
 from kindling.deploy import gateway, http_protocol, request_bodies
-from kindling.deploy.http_protocol import MAX_HEAD_BYTES
+from kindling.deploy.http_protocol import MAX_HEAD_BYTES, LimitedProtocol
 from kindling.deploy.model_card import ModelCard
 from kindling.deploy.predictor import Predictor
 
@@ -256,14 +257,24 @@ def test_clients_that_do_not_read_are_disconnected(
     wait_for_status(server, 200)
 
 
-def test_a_client_that_reads_slowly_gets_its_response(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.5)
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+def test_a_client_that_reads_slowly_gets_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 0.2)
+    checked, check = [], LimitedProtocol._check_reading
+
+    def count(protocol: LimitedProtocol, unread: int) -> None:
+        checked.append(unread)
+        check(protocol, unread)
+
+    monkeypatch.setattr(LimitedProtocol, "_check_reading", count)
+    app, body = FastAPI(), bytes(16 * 10**6)  # more than the kernel buffers
+    app.get("/")(lambda: Response(body))
+    with serving_here(app) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         connection.connect((server.host, server.port))
-        connection.sendall(b"GET /docs/swagger-ui-bundle.js HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
         received = 0
-        while part := connection.recv(8192):
+        while part := connection.recv(65_536):
             received += len(part)
-            time.sleep(0.002)
-    assert received > 10**6
+            time.sleep(0.004)
+    assert received > len(body)
+    assert len(checked) > 2

@@ -1078,6 +1078,7 @@ def test_a_folder_is_new_if_none_of_its_images_was_trained_on_whatever_their_nam
     data = trained_on("photos")
     fitted = data.state_dict()
     data.write_split(Path())
+    Path("run.json").touch()  # this folder is that of the run
     held_out = [sample.file for sample in data._samples if sample.split == "test"]
     write("others", 10, first=50)
     files = [f"{label}/{number:02}.png" for label in COLORS for number in range(10)]
@@ -1090,10 +1091,23 @@ def test_a_folder_is_new_if_none_of_its_images_was_trained_on_whatever_their_nam
         assert warning in capfd.readouterr().err
         assert sorted(evaluated(fitted, "photos", **options)) == sorted(held_out)
         assert capfd.readouterr().err == ""
+    Path("own").mkdir()
+    shutil.copy("split.csv", "own/split.csv")  # a file of the user's own says which images to test
+    assert sorted(evaluated(fitted, "others", split="own/split.csv")) == sorted(held_out)
+    assert capfd.readouterr().err == ""
     Path("others/cat/00.png").unlink()
-    for options in ({"split": "split.csv"}, {}):
-        assert sorted(evaluated(fitted, "others", **options)) == files[1:]
-        assert "others is not the folder that the model was trained on: all of its 29" in capfd.readouterr().err
+    message = (
+        "split.csv lists files that are not in others: cat/00.png; if its images are others than those of training"
+    )
+    with pytest.raises(ValueError, match=f"^{message}ing, move them to others/test$"):
+        evaluated(fitted, "others", split="split.csv")
+    assert sorted(evaluated(fitted, "others")) == files[1:]
+    assert "others is not the folder that the model was trained on: all of its 29" in capfd.readouterr().err
+    for sample in data._samples:  # the validation images of training are still there
+        if sample.split == "train":
+            (Path("photos") / sample.file).unlink()
+    with pytest.raises(ValueError, match=r"split.csv lists files that are not in photos"):
+        evaluated(fitted, "photos", split="split.csv")
     Path("all").mkdir()
     shutil.move("others", "all/test")
     assert len(evaluated(fitted, "all", split="split.csv")) == len(evaluated(fitted, "all")) == 29

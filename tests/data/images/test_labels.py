@@ -411,6 +411,41 @@ def test_other_labels_for_the_images_of_a_run_are_not_ignored(kind: str, capfd: 
     assert "others is not the folder that the model was trained on" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["number", "list", "class"])
+def test_a_file_that_had_only_the_groups_of_a_run_is_not_compared(kind: str) -> None:
+    """The labels were corrected in a `split.csv`."""
+    pairs = [
+        (file, {"number": f"{light:.3f}", "list": "|".join(colors), "class": (colors or ["gray"])[0]}[kind])
+        for file, colors, light in photos()
+    ]
+    write("labels.csv", ["file", "label", "patient"], [(*pair, row // 3) for row, pair in enumerate(pairs)])
+    data = read("labels.csv", groups="patient")
+    data.write_split(Path())
+    lines = Path("split.csv").read_text().splitlines()
+    file, _, split = lines[1].split(",")
+    lines[1] = ",".join([file, "55" if kind == "number" else "green" if "green" not in lines[1] else "blue", split])
+    Path("split.csv").write_text("\n".join(lines))
+    corrected = read("labels.csv", groups="patient", split="split.csv")
+    again = ImageFolderDataModule("photos", labels="labels.csv", groups="patient", split="split.csv")
+    again.load_state_dict(corrected.state_dict())
+    again.setup("test")
+    assert again.tested_rows() == [sample.file for sample in data._samples if sample.split == "test"]
+
+
+def test_a_file_of_labels_that_became_unreadable_stops_no_test(capfd: pytest.CaptureFixture[str]) -> None:
+    rows = photos()
+    columns = [(file, *(int(color in colors) for color in COLORS)) for file, colors, _ in rows]
+    write("labels.csv", ["file", *COLORS], columns)
+    data = read("labels.csv")
+    data.write_split(Path())
+    write("labels.csv", ["file", *COLORS, "notes"], [(*row, "new") for row in columns])
+    again = ImageFolderDataModule("photos", labels="labels.csv", split="split.csv")
+    again.load_state_dict(data.state_dict())
+    again.setup("test")
+    assert again.tested_rows() == [sample.file for sample in data._samples if sample.split == "test"]
+    assert "the labels of split.csv are used, as labels.csv can't be read: " in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_labels_that_a_given_split_file_replaced_in_training_stay_ignored(kindling: Command) -> None:
     names = [file for file, *_ in photos()]

@@ -117,3 +117,6 @@ def test_a_row_is_named_with_the_line_that_an_editor_shows() -> None:
         f"row {row} (counted from 0, line {line})" for row, line in enumerate((3, 5, 8))
     ]
     assert locate_row("odd.csv", pd.DataFrame(frame.to_dict()), 1) == "row 1 (counted from 0)"
+    Path("one.csv").write_text('x\n""\n\n5\n', encoding="utf-8")
+    frame = read_table("one.csv")
+    assert [locate_row("one.csv", frame, row)[-7:] for row in range(len(frame))] == ["line 2)", "line 4)"]

@@ -17,7 +17,7 @@ from kindling.data.images.labels import LabeledImages, LabelOptions, read_labels
 from kindling.data.images.samples import Sample
 from kindling.data.images.split_file import read_image_split
 from kindling.data.images.targets import SEPARATOR
-from kindling.data.images.trained import are_unknown, warn_same_names
+from kindling.data.images.trained import are_unknown, rename, warn_same_names
 from kindling.utils.text import count_noun, join_names
 
 logger = logging.getLogger(__name__)
@@ -74,11 +74,11 @@ def _is_other(
     training = (inspect(str(root / sample.file)).digest for sample in samples if sample.split == "train")
     is_unknown = are_unknown(fitted, training)  # reads one file if it is not
     if missing:
-        if is_unknown or (fitted and len(missing) == len(samples)):
+        if fitted and len(missing) == len(samples):
             return True
-        raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}")
-    # The file may be gone: `split` has the labels too.
-    difference = _compare(samples, labels, root, options, fitted) if fitted and labels and labels.is_file() else ""
+        way_out = f"; if its images are others than those of training, {rename(root, labels)}" * is_unknown
+        raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}{way_out}")
+    difference = _compare(samples, labels, split, root, options, fitted) if fitted and labels else ""
     if difference and is_unknown:
         return True
     if difference:
@@ -86,16 +86,23 @@ def _is_other(
             f"{labels} has other labels than {split} for {difference}: set --data.split to a copy of {split} "
             f"with the right labels, or ignore {labels} with --data.labels null"
         )
-    if is_unknown:
-        warn_same_names(root, str(split))
+    if is_unknown and split.with_name("run.json").exists():  # else it is a file of the user's own
+        warn_same_names(root, str(split), labels)
     return False
 
 
 def _compare(
-    samples: Sequence[Sample], labels: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any]
+    samples: Sequence[Sample], labels: Path, split: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any]
 ) -> str:
-    """Return how many images have other labels in a file, with an example; empty if none has."""
-    listed = read_labels(labels, root, replace(options, skip_missing=True), fitted).samples
+    """Return how many images have other labels in a file, with an example; empty if none has, or it can't be read."""
+    learned_labels = fitted.get("target") or "separator" in fitted or fitted.get("task") == "classification"
+    if (options.constrained and not learned_labels) or not labels.is_file():
+        return ""  # `fit` took only groups or times from the file; or it is gone: `split` has the labels too
+    try:
+        listed = read_labels(labels, root, replace(options, skip_missing=True), fitted).samples
+    except ValueError as error:
+        logger.warning(f"the labels of {split} are used, as {labels} can't be read: {error}")
+        return ""
     label_of = {sample.file: sample.label for sample in listed}
     pairs = [(sample.file, label_of.get(sample.file, sample.label), sample.label) for sample in samples]
     differing = [pair for pair in pairs if {*pair[1].split(SEPARATOR)} != {*pair[2].split(SEPARATOR)}]

@@ -155,7 +155,7 @@ def read_column(
         task = "multilabel"
     if task == "multilabel":
         return _read_lists(table, separator)
-    target = known_target(table, fitted) if task == "regression" and fitted else choose_target(table, task, decimal)
+    target = known_target(table, fitted) if fitted.get("target") else choose_target(table, task, decimal)
     table.warn_unlabelled(target.known)
     if isinstance(target, NumberTarget):
         numbers = [np.format_float_positional(number, trim="-") for number in target.numbers]

@@ -47,12 +47,17 @@ def are_unknown(fitted: Mapping[str, Any], digests: Iterable[bytes]) -> bool:
     return bool(trained) and trained.isdisjoint(map(_shorten, digests))
 
 
-def warn_same_names(root: Path, source: str) -> None:
+def rename(root: Path, labels: Path | None) -> str:
+    """Return what to do with new images that have the names of training images."""
+    return f"give them other names in {labels}" if labels else f"move them to {root / 'test'}"
+
+
+def warn_same_names(root: Path, source: str, labels: Path | None) -> None:
     """Warn that unknown images with known names may be those of training, saved again."""
     logger.warning(
         f"the model was trained on none of the images of {root}, whose names are those of {source}: they may be the "
-        f"same images saved again, so only one split of them is used; if they are new, move them to {root / 'test'} to "
-        "test all"
+        f"same images saved again, so only one split of them is used; if they are new, {rename(root, labels)} to test "
+        "all"
     )
 
 

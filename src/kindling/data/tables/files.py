@@ -3,12 +3,12 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kindling.utils.console import progress
 from kindling.utils.text import join_names, shorten, strip_control_characters
@@ -138,18 +138,18 @@ def locate_row(path: str | Path, frame: "DataFrame", row: int) -> str:
     line = None
     if "encoding" in frame.attrs:
         with open(path, encoding=frame.attrs["encoding"], errors="replace", newline="") as file, suppress(csv.Error):
-            reader = csv.reader(file, delimiter=frame.attrs["separator"], skipinitialspace=True)
-            line = next(islice(_lines_of_rows(reader), row + frame.attrs["lines_before_rows"], None), None)
+            starts = _lines_of_rows([*file], frame.attrs["separator"])
+            line = next(islice(starts, row + frame.attrs["lines_before_rows"], None), None)
     return f"row {row} (counted from 0{f', line {line}' if line else ''})"
 
 
-def _lines_of_rows(reader: Any) -> Iterator[int]:
-    """Yield the line, counted from 1, on which each row of a CSV reader starts."""
-    line = 1
+def _lines_of_rows(lines: Sequence[str], separator: str) -> Iterator[int]:
+    """Yield the line, counted from 1, on which each row of a CSV file starts."""
+    start, reader = 1, csv.reader(lines, delimiter=separator, skipinitialspace=True)
     for fields in reader:
-        if len(fields) > 1 or "".join(fields).strip():  # pandas skips blank lines, too
-            yield line
-        line = reader.line_num + 1
+        if len(fields) > 1 or lines[reader.line_num - 1].strip():  # pandas skips blank lines, too
+            yield start
+        start = reader.line_num + 1
 
 
 def _fields(lines: list[str], separator: str) -> int:
