@@ -57,9 +57,11 @@ def test_the_logging_setup_of_a_program_is_kept(
     assert capfd.readouterr().err == "left out: 5 rows of rows.csv without y\n"
 
 
-def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "114")
-    shown = kindling("fit", "--help").out
+def test_fit_help_lists_what_can_be_chosen_on_two_screens() -> None:
+    # In a process of its own: other tests define models and data modules.
+    command = [sys.executable, "-m", "kindling", "fit", "--help"]
+    environment = os.environ | {"COLUMNS": "114"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert len(shown.splitlines()) <= 95
     assert max(map(len, shown.splitlines())) <= 114
     assert "--trainer.benchmark" not in shown
@@ -79,6 +81,10 @@ def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, mon
     }
     for name in {*package.__all__} - others:
         assert (name in words) == (name not in bases), name
+    choices = re.findall(r"--(?:model|data) NAME [^\[]*\[([^\]]*)\]", words)
+    assert len(choices) == 2
+    for name in ", ".join(choices).split(", "):
+        assert name in package.__all__, f"{name} is a base class of Kindling's own"
     assert "null turns early stopping off. [default: 5]" in words
 
 

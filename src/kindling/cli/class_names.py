@@ -30,7 +30,8 @@ MAX_CHOICES = 5  # classes to list in a message
 # Base classes that are not abstract for Python.
 BASES = {"LightningModule", "LightningDataModule", "BaseTask", "ClassificationTask", "RegressionTask", "BaseDataModule"}
 BASES |= {"NetworkModule", "MultiLabelTask", "MLPModel", "CNNModel", "TransferModel", "EnsembleModel", "TabMModel"}
-BASES |= {"ClassificationDataModule", "AugmentedImages", "Averaging", "Optimizer", "LRScheduler", "Callback", "Logger"}
+BASES |= {"MetricsModule", "PhasedModel", "ClassificationDataModule", "LearnedTargets", "AugmentedImages", "Averaging"}
+BASES |= {"Optimizer", "LRScheduler", "Callback", "Logger"}
 
 
 def describe_unknown(key: str, name: str) -> str:

@@ -128,7 +128,7 @@ def describe_killed_worker(error: BaseException) -> str:
 def logging_errors(task: str) -> Iterator[None]:
     """Log an error of a block in one line instead of raising it, where it would replace an earlier error or a signal.
 
-    An OSError is not logged if the earlier one has the same reason, such as a full disk.
+    An OSError is not logged if the earlier error is one: most likely, it has the same reason, such as a full disk.
 
     Args:
         task: What the block does, such as "plotting".
@@ -136,7 +136,5 @@ def logging_errors(task: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        earlier = error.__context__
-        if isinstance(error, OSError) and isinstance(earlier, OSError) and error.errno == earlier.errno:
-            return
-        logger.warning(f"{task} failed: {shorten(f'{type(error).__name__}: {error}', 180)}")
+        if not (isinstance(error, OSError) and isinstance(error.__context__, OSError)):
+            logger.warning(f"{task} failed: {shorten(f'{type(error).__name__}: {error}', 180)}")
