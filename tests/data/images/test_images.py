@@ -1099,7 +1099,7 @@ def test_a_folder_is_new_if_none_of_its_images_was_trained_on_whatever_their_nam
     message = (
         "split.csv lists files that are not in others: cat/00.png; if its images are others than those of training"
     )
-    with pytest.raises(ValueError, match=f"^{message}ing, move them to others/test$"):
+    with pytest.raises(ValueError, match=f"^{message}, move them to others/test$"):
         evaluated(fitted, "others", split="split.csv")
     assert sorted(evaluated(fitted, "others")) == files[1:]
     assert "others is not the folder that the model was trained on: all of its 29" in capfd.readouterr().err
