@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from jsonargparse import _typehints
 
 import kindling as package
 from conftest import TINY, Command, Train
-from kindling.cli import class_names
 from kindling.cli.commands import COMMANDS
 
 QUICK = ["fit", "--config", "configs/quickstart.yaml"]
@@ -61,14 +61,14 @@ def test_the_logging_setup_of_a_program_is_kept(
 
 def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "114")
-    find = class_names.get_all_subclass_paths
+    find = _typehints.get_all_subclass_paths
 
     def installed(*arguments: Any, **options: Any) -> list[str]:
         """Leave out the models and data modules of other tests."""
         packages = ("kindling.", "lightning.", "torch.")
         return [path for path in find(*arguments, **options) if path.startswith(packages)]
 
-    monkeypatch.setattr(class_names, "get_all_subclass_paths", installed)
+    monkeypatch.setattr("kindling.cli.class_names.get_all_subclass_paths", installed)
     shown = kindling("fit", "--help").out
     assert len(shown.splitlines()) <= 95
     assert max(map(len, shown.splitlines())) <= 114
