@@ -101,9 +101,10 @@ def _class_parser(class_path: str, action: Any, parent: ArgumentParser) -> Argum
     if not isinstance(found, type):
         return ArgumentParser(exit_on_error=False)
     options = {"fail_untyped": False} | (getattr(action, "sub_add_kwargs", None) or {})
-    return cached_get_class_parser(
+    parser: ArgumentParser = cached_get_class_parser(
         val_class=found, sub_add_kwargs=options, skip_args=None, parent_parser=parent, nested_links=[]
     )
+    return parser
 
 
 def _takes_null(kind: Any) -> bool:
