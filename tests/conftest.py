@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.error import URLError
 
@@ -127,6 +128,9 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr(f"kindling.evaluation.report.{charts}", lambda *_: element("p"))
 
 
+KEPT: dict[str, ModuleType] = {}  # modules that no test has written, so that each test looks only at new ones
+
+
 @pytest.fixture(autouse=True)
 def unload_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Unload the modules and plug-ins that a test has written, so that the next one starts without them."""
@@ -134,9 +138,9 @@ def unload_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     sys.path[:] = path
     written = str(tmp_path_factory.getbasetemp())
-    names = [
-        name for name, module in [*sys.modules.items()] if str(getattr(module, "__file__", "")).startswith(written)
-    ]
+    new = {name: module for name, module in [*sys.modules.items()] if KEPT.get(name) is not module}
+    names = [name for name, module in new.items() if str(getattr(module, "__file__", "")).startswith(written)]
+    KEPT.update((name, module) for name, module in new.items() if name not in names)
     for name in names:
         del sys.modules[name]
     for known in (plugins.LOADED, plugins.FILES, plugins.FOLDERS):

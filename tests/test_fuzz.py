@@ -1,6 +1,6 @@
 """Random mistakes in everything that a user or a client can hand in.
 
-Whatever comes, a command ends with 0, 1 or 2 and at most one line of error; the server answers with JSON. 150 cases by
+Whatever comes, a command ends with 0, 1 or 2 and at most one line of error; the server answers with JSON. 60 cases by
 default, the same each time; `KINDLING_FUZZ_CASES=10000 pytest tests/test_fuzz.py` tries more, and others each time.
 """
 
@@ -41,7 +41,7 @@ from conftest import CONFIGS
 from kindling import load
 from kindling.cli import main
 
-CASES = int(os.environ.get("KINDLING_FUZZ_CASES", "150"))
+CASES = int(os.environ.get("KINDLING_FUZZ_CASES", "60"))
 LONGEST = 300  # characters of a message
 SECONDS = 60  # a case takes a fraction of one; more is a hang
 

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse._typehints import cached_get_class_parser
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindling.cli.config_sources import Sources
@@ -78,7 +79,7 @@ def check_nulls(parser: ArgumentParser, config: Namespace, group: str = "") -> N
         name, kind, value = action.dest, getattr(action, "_typehint", Any), config.get(action.dest)
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, Namespace) and isinstance(item.get("init_args"), Namespace):
-                check_nulls(_class_parser(item.class_path), item.init_args, f"{group}{name}.")
+                check_nulls(_class_parser(item.class_path, action, parser), item.init_args, f"{group}{name}.")
         if name in config and value is None and action.default is not None and not _takes_null(kind):
             raise UsageError(f"{group}{name}: null is not {_describe(kind)}")
 
@@ -91,11 +92,18 @@ def _describe(kind: Any) -> str:
     return " or ".join(map(str, choices)) or str(getattr(kind, "__name__", kind))
 
 
-def _class_parser(class_path: str) -> ArgumentParser:
-    """Return a parser of the arguments of a class; without arguments if `class_path` is a function."""
-    parser, found = ArgumentParser(exit_on_error=False), resolve_name(class_path)
-    if isinstance(found, type):
-        parser.add_class_arguments(found, fail_untyped=False)
+def _class_parser(class_path: str, action: Any, parent: ArgumentParser) -> ArgumentParser:
+    """Return a parser of the arguments of a class; without arguments if `class_path` is a function.
+
+    It is the parser that has read them, if jsonargparse still has it: building another takes as long as reading them.
+    """
+    found = resolve_name(class_path)
+    if not isinstance(found, type):
+        return ArgumentParser(exit_on_error=False)
+    options = {"fail_untyped": False} | (getattr(action, "sub_add_kwargs", None) or {})
+    parser: ArgumentParser = cached_get_class_parser(
+        val_class=found, sub_add_kwargs=options, skip_args=None, parent_parser=parent, nested_links=[]
+    )
     return parser
 
 
