@@ -165,8 +165,11 @@ def api_page() -> str:
     for name in kindling.__all__:
         public = getattr(kindling, name)
         page.append(f"::: {public.__module__}.{public.__qualname__}")
-    # Those of NetworkModule, which is not public by itself.
+    # With the members of base classes that are not public: NetworkModule, MetricsModule and LearnedTargets.
     page[page.index("::: kindling.models.task.BaseTask")] += "\n    options: {inherited_members: true}"
+    for name in ("images.datamodule.ImageFolderDataModule", "tables.datamodule.TableDataModule"):
+        learned = "task, class_names, num_classes, class_counts"
+        page[page.index(f"::: kindling.data.{name}")] += f"\n    options: {{inherited_members: [{learned}]}}"
     page += [f"::: kindling.estimators.tables.{name}" for name in kindling.estimators.__all__]
     page.append("::: kindling.testing")
     return "\n\n".join(page) + "\n"

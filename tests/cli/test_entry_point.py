@@ -198,7 +198,7 @@ YAML = {
 USAGE = {
     ("tset",): ["tset", "did you mean test?"],
     ("frobnicate",): ["frobnicate", "fit, validate, test, predict"],
-    ("fit",): ["model must be given: add --model NAME"],
+    ("fit",): ["model must be given: add --model NAME, or a recipe such as --config quickstart"],
     ("fit", "--model", "CNNClassifier"): ["--data is required: CNNClassifier does not provide its own data"],
     ("",): ["there is no command ''", "fit, validate, test, predict"],
     (*QUICK, "stray"): ["unexpected argument 'stray'", "--NAME VALUE"],
@@ -222,7 +222,9 @@ USAGE = {
     (*QUICK, "--model.label_smoothing", "null"): ["model.label_smoothing: null is not float"],
     (*QUICK, "--data.batch_size", "null"): ["data.batch_size: null is not int or auto"],
     (*QUICK, *STOPPER, "--trainer.callbacks.patience", "null"): ["trainer.callbacks.patience: null is not int"],
-    (*QUICK, "--config", "control.yaml"): ["control.yaml is not valid YAML: unacceptable character #x0016"],
+    (*QUICK, "--config", "control.yaml"): [
+        "control.yaml is not valid YAML, line 2: remove the control character U+0016"
+    ],
     ("fit", "--config", "[]"): ["config: [] is not a YAML file with options"],
     ("fit", "--config", "empty.yaml"): ["empty.yaml: must contain options such as seed_everything: 1, got null"],
     ("fit", "--config", "null_key.yaml"): ["null_key.yaml: there is no option null in trainer"],

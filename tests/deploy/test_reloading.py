@@ -1,13 +1,9 @@
 """When new versions of models are found, and which ones workers serve that restart."""
 
 import os
-import platform
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -31,7 +27,7 @@ from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import reload_model, watch
 from kindling.deploy.serve import serve
 from kindling.deploy.served_models import ServedModel, open_version, version_of
-from kindling.deploy.serving_process import build_app, run_server, shared_folder, worker_app
+from kindling.deploy.serving_process import build_app, run_server, worker_app
 from kindling.deploy.settings import SETTINGS, Settings
 from kindling.deploy.sighup import has_terminal
 from kindling.deploy.workers import Worker, Workers
@@ -422,17 +418,3 @@ def test_a_signal_is_noticed_while_a_worker_hangs(monkeypatch: pytest.MonkeyPatc
     assert worker.is_ready(60)
     assert worker.child_conn.recv() == b"ping"
     assert not worker.child_conn.poll()  # a worker that is slow is asked once
-
-
-def test_folders_of_servers_that_were_killed_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    killed = subprocess.Popen([sys.executable, "-c", ""])
-    killed.wait()
-    name = f"kindling-serve-{platform.node()}"
-    left, used, other = (folder / each for each in (f"{name}-{killed.pid}-x", f"{name}-{os.getpid()}-x", "kindling-x"))
-    for each in (left, used, other):
-        each.mkdir()
-        (each / "model").touch()
-    with shared_folder() as created:
-        assert {*folder.glob("kindling-*")} == {used, other, Path(created)}
-    assert {*folder.glob("kindling-*")} == {used, other}

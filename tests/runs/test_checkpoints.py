@@ -241,11 +241,14 @@ def test_a_new_checkpoint_is_not_removed_under_another_path() -> None:
     assert not Path("other.ckpt").exists()
 
 
-class Other(TorchCheckpointIO):
-    """A checkpoint plug-in of a user."""
+class Careless(TorchCheckpointIO):
+    """A checkpoint plug-in that saves nothing."""
+
+    def save_checkpoint(self, *_: object, **__: object) -> None:
+        pass
 
 
-def test_a_checkpoint_plugin_of_the_user_is_kept() -> None:
+def test_a_checkpoint_plugin_of_the_user_is_kept_and_checked() -> None:
     for chosen in (None, TorchCheckpointIO()):
         strategy = SingleDeviceStrategy(checkpoint_io=chosen)
         write_atomically(strategy, None)
@@ -253,6 +256,16 @@ def test_a_checkpoint_plugin_of_the_user_is_kept() -> None:
     wrapped = AsyncCheckpointIO()
     write_atomically(SingleDeviceStrategy(checkpoint_io=wrapped), None)
     assert type(wrapped.checkpoint_io) is AtomicCheckpointIO
-    strategy = SingleDeviceStrategy(checkpoint_io=Other())
+    strategy = SingleDeviceStrategy(checkpoint_io=Careless())
     write_atomically(strategy, None)
-    assert type(strategy.checkpoint_io) is Other
+    for name in ("new.ckpt", "old.ckpt"):
+        Path("old.ckpt").touch()
+        with pytest.raises(OSError, match=rf"Careless has not written {name}"):
+            strategy.save_checkpoint({}, name)
+
+
+def test_a_checkpoint_plugin_that_writes_nothing_ends_the_run(kindling: Command) -> None:
+    plugin = '[{"class_path": "test_checkpoints.Careless"}]'
+    result = kindling("fit", *TINY, "--trainer.plugins", plugin)
+    assert (result.code, result.err.count("\n")) == (1, 1), result.err
+    assert "Careless has not written" in result.err

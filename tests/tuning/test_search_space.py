@@ -101,7 +101,11 @@ def test_a_config_outside_of_the_space_has_no_point(outside: dict[str, Any]) -> 
         (0.1, "must be a list of choices, or {low: 1, high: 9}"),
         ({"low": 1, "hihg": 2}, "there is no hihg: did you mean high?"),
         ({"high": 2}, "low is missing"),
-        ({"low": 2, "high": 1}, "low"),  # in the words of Optuna, as what follows
+        ({"low": 2, "high": 2}, "low must be less than high, got 2 and 2"),
+        ({"low": 0.0, "high": 1.0, "step": 0.3}, "a multiple of step"),
+        ({"low": 1, "high": 10, "step": 20}, "a multiple of step"),
+        ({"low": 0, "high": 1, "log": "yes"}, "log must be true or false, got yes"),
+        # In the words of Optuna:
         ({"low": 0, "high": 1, "log": True}, "low"),
         ({"low": 1, "high": 9, "log": True, "step": 2}, "step"),
         ({"low": 1, "high": 9, "step": 0}, "step"),

@@ -1,5 +1,6 @@
 """The recipes and the checkpoint that a command line names, and the config of the checkpoint's run."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,10 +97,23 @@ class Sources:
         typed = typed_arguments("model", self.typed, self.configs)
         return sorted(f"--model.{name}" for name in typed if model.hparams.get(name) != stored.get(name))
 
+    def other_data(self, data: Any) -> list[str]:
+        """Return the typed options with which a data module reads other samples than those of the run."""
+        stored = (self.stored_config.get("data") or {}).get("init_args") or {}
+        typed = {"data_dir", "path", "test_path", "labels"}.intersection(
+            typed_arguments("data", self.typed, self.configs)
+        )
+        paths = [(name, stored.get(name), getattr(data, name, None)) for name in sorted(typed)]
+        return [f"--data.{name}" for name, before, now in paths if _real_path(before) != _real_path(now)]
+
     @property
     def arguments(self) -> list[str]:
         """All options; later ones override earlier ones."""
         return [*(["--config", yaml.safe_dump(self.stored_config)] if self.stored_config else []), *self.typed]
+
+
+def _real_path(path: object) -> str:
+    return "" if path is None else os.path.realpath(str(path))
 
 
 def classes_first(typed: Sequence[str]) -> list[str]:

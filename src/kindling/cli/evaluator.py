@@ -58,7 +58,12 @@ class Evaluator:
         print_threshold(self.model)
 
     def test(
-        self, checkpoint: Path | None, session: RunSession | None, changed: Sequence[str] = (), **kwargs: Any
+        self,
+        checkpoint: Path | None,
+        session: RunSession | None,
+        changed: Sequence[str] = (),
+        other_data: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         """Evaluate a model on the test split, and write the results into its run folder.
 
@@ -66,6 +71,7 @@ class Evaluator:
             checkpoint: The checkpoint; None for the current weights.
             session: The run that `fit` has just trained, if any.
             changed: Options that differ from those of the run; its results are kept if there are any.
+            other_data: Options that name other data than that of the run, whose results are replaced.
             **kwargs: Arguments of `Trainer.test`.
         """
         check_stage("test", self.model, self.data, "test")
@@ -87,6 +93,8 @@ class Evaluator:
         results = checkpoint, metrics, self.collector, self.model, self.data, self.command_line, self.keeps_all
         if report := save_test_results(*results):
             say(f"report: {report}")
+        if other_data:
+            say(f"the test results of the run are now those of other data: {join_names(other_data)}")
         if session:
             save_outputs(session.path, self.collector, self.data)
             session.record.mark_tested()

@@ -190,7 +190,8 @@ class KindlingCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the test split and write the results into its run folder."""
         checkpoint = kwargs["ckpt_path"] if self.command == "fit" else self.checkpoint
-        self._evaluator.test(checkpoint, self.session, self._changed, **kwargs)
+        other_data = self.sources.other_data(self.datamodule) if self.command == "test" else []
+        self._evaluator.test(checkpoint, self.session, self._changed, other_data, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions of the checkpoint into its run folder."""

@@ -8,6 +8,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
+
+# jsonargparse has no public function: https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
 from jsonargparse._typehints import cached_get_class_parser
 from lightning.pytorch.utilities import rank_zero_only
 

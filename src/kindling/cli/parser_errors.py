@@ -153,7 +153,8 @@ def missing_option(message: Message) -> str:
     key = message.key
     names = [f"{key}.{name}" if key else name.split(".", 1)[-1] for name in found[1].split(", ")]
     options = [f"--{name} {PLACEHOLDERS.get(name.rpartition('.')[2], 'VALUE')}" for name in names]
-    return f"{', '.join(names)} must be given: add {' '.join(options)}"
+    recipe = ", or a recipe such as --config quickstart" * (names[0] == "model")
+    return f"{', '.join(names)} must be given: add {' '.join(options)}{recipe}"
 
 
 def wrong_value(message: Message) -> str:

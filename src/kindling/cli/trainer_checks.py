@@ -15,18 +15,25 @@ from kindling.utils.launch import find_launch
 from kindling.utils.text import join_names, shorten, suggest
 
 MAX_CPU_PROCESSES = 8  # always allowed, to try distributed training on few cores
-# Minimum values that Lightning does not check: with smaller ones, it would divide by zero or never stop.
+# Minimum values; with smaller ones, Lightning would divide by zero, never stop, or not name the option.
 MINIMUM = {
+    "max_epochs": -1,
+    "max_steps": -1,
     "min_epochs": 0,
     "min_steps": 0,
+    "num_nodes": 1,
+    "fast_dev_run": 0,
     "log_every_n_steps": 0,
     "gradient_clip_val": 0,
     "num_sanity_val_steps": -1,
     "check_val_every_n_epoch": 1,
     "accumulate_grad_batches": 1,
+    "reload_dataloaders_every_n_epochs": 0,
 }
 DEVICES_OF_CPU = r"auto|[1-9]\d*"
 DEVICES = rf"{DEVICES_OF_CPU}|-1|\[?\d+( ?, ?\d+)*,?\]?"
+
+BATCH_LIMITS = ("overfit_batches", *(f"limit_{stage}_batches" for stage in ("train", "val", "test", "predict")))
 
 # Names accepted by options of the Trainer, some of which also take a class.
 CHOICES = {
@@ -42,6 +49,10 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     for name, minimum in MINIMUM.items():
         if trainer[name] is not None and trainer[name] < minimum:
             raise ValueError(f"--trainer.{name} must be at least {minimum}, got {trainer[name]}")
+    for name in BATCH_LIMITS:
+        value = trainer[name]
+        if value is not None and (value < 0 or (isinstance(value, float) and value > 1)):
+            raise ValueError(f"--trainer.{name} must be a number of batches or a fraction from 0 to 1, got {value}")
     interval = trainer["val_check_interval"]
     if isinstance(interval, int | float) and interval <= 0:
         raise ValueError(f"--trainer.val_check_interval must be positive, got {interval}")

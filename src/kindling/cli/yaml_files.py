@@ -56,6 +56,11 @@ def read_yaml(config: Path) -> dict[str, Any]:
         read = yaml.load(text, Loader=_UniqueKeyLoader)
     except UnicodeDecodeError as error:
         raise UsageError(f"{config} is not text in UTF-8: save it with that encoding") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UsageError(
+            f"{config} is not valid YAML, line {line}: remove the control character U+{error.character:04X}"
+        ) from error
     except yaml.MarkedYAMLError as error:
         raise UsageError(f"{config} is not valid YAML{_explain(error, text)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-02-31, or deep nesting

@@ -2,21 +2,16 @@
 
 import asyncio
 import gc
-import glob
 import os
-import platform
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import uvicorn
 from fastapi import FastAPI
@@ -30,14 +25,14 @@ from kindling.deploy.predictor import Predictor
 from kindling.deploy.reloading import freeze_garbage_collector, reload_model, watch
 from kindling.deploy.served_models import ServedModel
 from kindling.deploy.server import Service
-from kindling.deploy.settings import SETTINGS, Settings
+from kindling.deploy.settings import Settings
+from kindling.deploy.shared_folder import shared_folder
 from kindling.deploy.sighup import has_terminal, record_sighups
 from kindling.deploy.workers import Workers
 from kindling.training.orphans import exit_when_orphaned
 from kindling.utils.console import say
 from kindling.utils.text import shorten
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # environment variable that prometheus_client reads
 MAX_OPEN_FILES = 65_536  # of a process: its connections, if the system allows as many
 
 
@@ -89,7 +84,8 @@ def run_server(
     for predictor in predictors.values():
         del predictor.compute  # the network: this process only watches the workers, which load their own
     gc.collect()
-    with shared_folder() as folder:
+    with shared_folder() as folder, keeping_environment():
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         watched, settings = settings, replace(settings, folder=folder, parent=os.getpid(), watch_seconds=0)
         settings.keep_copies()
         settings.publish()
@@ -103,20 +99,14 @@ def run_server(
 
 
 @contextmanager
-def shared_folder() -> Iterator[str]:
-    """Create a temporary folder that workers find in the environment; remove those of servers that were killed."""
-    prefix = f"kindling-serve-{platform.node()}-"
-    running = {str(pid) for pid in psutil.pids()}
-    for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*"):
-        if left.name.removeprefix(prefix).partition("-")[0] not in running:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
-        os.environ[METRICS_FOLDER] = folder
-        try:
-            yield folder
-        finally:
-            for name in (METRICS_FOLDER, SETTINGS):
-                os.environ.pop(name, None)
+def keeping_environment() -> Iterator[None]:
+    """Restore the environment in the end: that of the workers names a folder that is gone then."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def raise_file_limit() -> None:

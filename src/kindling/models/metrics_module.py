@@ -54,6 +54,10 @@ class MetricsModule(LightningModule):
         metrics = self.metrics()
         return metrics if isinstance(metrics, MetricCollection) else MetricCollection({**metrics})
 
+    def metric_targets(self, targets: Any) -> Any:
+        """Return the targets of a training batch, whose samples may be mixed, for the metrics; by default unchanged."""
+        return targets
+
     @override
     def setup(self, stage: str) -> None:
         for name in STAGES:
@@ -75,7 +79,7 @@ class MetricsModule(LightningModule):
         """
         mean_loss, metrics = self.stage_metrics(stage)
         mean_loss.update(loss.detach(), batch_size(targets))
-        metrics.update(outputs, targets)
+        metrics.update(outputs, self.metric_targets(targets) if stage == "train" else targets)
 
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self.stage_metrics(stage)

@@ -115,10 +115,6 @@ class BaseTask(NetworkModule, MetricsModule):
     def check_targets(self, outputs: Any, targets: Any) -> None:
         """Raise ValueError if the targets of a batch are of the wrong kind for the outputs; by default never."""
 
-    def metric_targets(self, targets: Any) -> Any:
-        """Return the targets of a training batch, whose samples may be mixed, for the metrics; by default unchanged."""
-        return targets
-
     def calibrate(self, outputs: Any) -> Any:
         """Return the outputs of a batch as metrics and predictions use them; by default unchanged."""
         return outputs
@@ -148,7 +144,6 @@ class BaseTask(NetworkModule, MetricsModule):
         loss, outputs = self.loss_and_outputs(inputs, targets)
         if stage == "train":
             self.note_shape(inputs)
-            targets = self.metric_targets(targets)
         if stage != "train" or has_samples(self._trainer):
             self.update_metrics(stage, loss, self.calibrate(outputs), targets)
         return loss, outputs

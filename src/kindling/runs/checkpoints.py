@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import InvalidVersion  # of an altered version of Lightning
 
 from kindling.runs.folders import is_last
 from kindling.utils.files import atomic_write
@@ -141,7 +142,7 @@ def restoring(path: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, InvalidVersion) as error:
         frames = traceback.extract_tb(error.__traceback__)
         if path is None or not any(Path(frame.filename).name == RESTORING_FILE for frame in frames):
             raise

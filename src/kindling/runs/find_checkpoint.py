@@ -12,13 +12,16 @@ from kindling.utils.text import program_name, suggest
 Kind = Literal["best", "last"]
 
 
-def find_checkpoint(where: str | Path, prefer: Kind = "best", names: Sequence[str] = ("best", "last")) -> Path:
-    """Return a checkpoint given as a file, as a folder, or as `best` or `last` of the newest run.
+def find_checkpoint(
+    where: str | Path, prefer: Kind = "best", root: Path = RUNS, names: Sequence[str] = ("best", "last")
+) -> Path:
+    """Return a checkpoint given as a file, as a folder, or as `best` or `last` of the newest run under `root`.
 
     Args:
         where: Path of a checkpoint or of a folder that contains runs, or `best` or `last`. The folder of a
             cross-validation stands for the ensemble of its folds, that of a study for its best trial.
         prefer: Which checkpoint of the newest run to return for a folder.
+        root: Folder of all runs.
         names: Names that a user may give, for the error message.
 
     Raises:
@@ -29,7 +32,7 @@ def find_checkpoint(where: str | Path, prefer: Kind = "best", names: Sequence[st
     if path.is_file():
         return _with_its_run(path)
     if str(where) in ("best", "last"):
-        folder, kind = RUNS, str(where)
+        folder, kind = root, str(where)
     elif path.is_dir():
         has_ensemble = (path / REPEAT_FILE).exists() and written_checkpoints(path / ENSEMBLE)
         folder, kind = path / ENSEMBLE if has_ensemble else best_trial(path) or path, prefer

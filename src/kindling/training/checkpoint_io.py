@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().remove_checkpoint(path)
 
 
+class CheckedCheckpointIO(_WrappingCheckpointIO):
+    """Wraps another plug-in and raises an error if it has not written the file: some ignore a PermissionError."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
+        before = _identity(path)
+        super().save_checkpoint(checkpoint, path, storage_options)
+        if "://" not in str(path) and _identity(path) in (None, before):
+            raise OSError(f"{type(self.checkpoint_io).__name__} has not written {path}: check its permissions")
+
+
+def _identity(path: _PATH) -> tuple[int, int, int] | None:
+    """Return values that change when a file is written; None if there is no file."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
 def write_atomically(strategy: Strategy, run_folder: Path | None, loaded: Loaded | None = None) -> None:
-    """Make a strategy use `AtomicCheckpointIO` unless a user has chosen another plug-in."""
+    """Make a strategy use `AtomicCheckpointIO`, or wrap the plug-in that a user has chosen in `CheckedCheckpointIO`."""
     chosen = strategy._checkpoint_io  # reading the property would create Lightning's default
     if type(strategy).checkpoint_io is not Strategy.checkpoint_io:
         return
@@ -82,3 +102,5 @@ def write_atomically(strategy: Strategy, run_folder: Path | None, loaded: Loaded
         chosen.checkpoint_io = AtomicCheckpointIO(run_folder, loaded)  # ignored if it wraps one already
     elif chosen is None or type(chosen) is TorchCheckpointIO:
         strategy.checkpoint_io = AtomicCheckpointIO(run_folder, loaded)
+    else:
+        strategy.checkpoint_io = CheckedCheckpointIO(chosen)

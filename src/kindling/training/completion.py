@@ -8,7 +8,7 @@ from kindling.runs.folders import is_last, run_folder_of
 from kindling.runs.metadata import RunMetadata
 from kindling.utils.text import count_noun
 
-STOPPERS = ("RunEarlyStopping{", "EarlyStopping{")  # prefixes of state keys; the latter in older versions
+STOPPERS = ("RunEarlyStopping{", "EarlyStopping{")  # prefixes of the keys of states; the latter is Lightning's
 
 
 class CompleteError(ValueError):

@@ -135,6 +135,14 @@ def _distribution(values: Any) -> Distribution:
     if missing := [key for key in ("low", "high") if key not in values]:
         raise ValueError(f"{missing[0]} is missing: a range is {LAYOUT.partition(', or ')[2]}")
     log, numbers = values.get("log", False), {key: _as_number(key, values[key]) for key in values if key != "log"}
+    low, high, step = numbers["low"], numbers["high"], numbers.get("step")
+    # Optuna checks the rest, but would take these with another meaning.
+    if type(log) is not bool:
+        raise ValueError(f"log must be true or false, got {log}")
+    if not low < high:
+        raise ValueError(f"low must be less than high, got {low} and {high}")
+    if step and not math.isclose((high - low) / step, round((high - low) / step)):
+        raise ValueError(f"high must be low plus a multiple of step, got {low}, {high} and {step}")
     kind: Any = IntDistribution if all(isinstance(number, int) for number in numbers.values()) else FloatDistribution
     distribution: Distribution = kind(log=log, **numbers)
     return distribution

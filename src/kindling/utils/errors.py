@@ -9,6 +9,7 @@ import difflib
 import logging
 import os
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -133,8 +134,9 @@ def logging_errors(task: str) -> Iterator[None]:
     Args:
         task: What the block does, such as "plotting".
     """
+    earlier = sys.exception()
     try:
         yield
     except Exception as error:
-        if not (isinstance(error, OSError) and isinstance(error.__context__, OSError)):
+        if not (isinstance(error, OSError) and isinstance(earlier, OSError)):
             logger.warning(f"{task} failed: {shorten(f'{type(error).__name__}: {error}', 180)}")

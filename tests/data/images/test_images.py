@@ -1129,7 +1129,10 @@ def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(k
     result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
     assert result.code == 0, result.err
     assert "others is not the folder that the model was trained on: all of its 12 images are used" in result.err
+    assert "the test results of the run are now those of other data: --data.data_dir\n" in result.out
     assert len(table(RUN / "predictions.csv")) == 12
+    again = kindling("test", "--ckpt_path", "best", "--data.data_dir", "./photos")
+    assert (again.code, "other data" in again.out) == (0, False)
     result = kindling("validate", "--ckpt_path", "best", "--data.data_dir", "others")
     assert (result.code, result.err.splitlines()[-1].count("others has no validation images: add a folder val/")) == (
         1,

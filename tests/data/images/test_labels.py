@@ -444,6 +444,17 @@ def test_a_file_of_labels_that_became_unreadable_stops_no_test(capfd: pytest.Cap
     again.setup("test")
     assert again.tested_rows() == [sample.file for sample in data._samples if sample.split == "test"]
     assert "the labels of split.csv are used, as labels.csv can't be read: " in capfd.readouterr().err
+    shutil.copy("labels.csv", "photos/labels.csv")
+    with pytest.raises(ValueError, match="several columns that may be labels"):
+        read("photos/labels.csv")
+    assert "not used" not in capfd.readouterr().err
+    Path("photos/labels.csv").unlink()
+    for path in Path("photos").rglob("*.png"):  # other images of the same names have no labels then
+        Image.effect_noise((8, 8), 50).save(path)
+    others = ImageFolderDataModule("photos", labels="labels.csv", split="split.csv")
+    others.load_state_dict(data.state_dict())
+    with pytest.raises(ValueError, match="several columns that may be labels"):
+        others.setup("test")
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def _is_other(
             return True
         way_out = f"; if its images are others than those of training, {rename(root, labels)}" * is_unknown
         raise ValueError(f"{split} lists files that are not in {root}: {join_names(missing, 3)}{way_out}")
-    difference = _compare(samples, labels, split, root, options, fitted) if fitted and labels else ""
+    difference = _compare(samples, labels, split, root, options, fitted, is_unknown) if fitted and labels else ""
     if difference and is_unknown:
         return True
     if difference:
@@ -92,15 +92,27 @@ def _is_other(
 
 
 def _compare(
-    samples: Sequence[Sample], labels: Path, split: Path, root: Path, options: LabelOptions, fitted: Mapping[str, Any]
+    samples: Sequence[Sample],
+    labels: Path,
+    split: Path,
+    root: Path,
+    options: LabelOptions,
+    fitted: Mapping[str, Any],
+    is_unknown: bool,
 ) -> str:
-    """Return how many images have other labels in a file, with an example; empty if none has, or it can't be read."""
+    """Return how many images have other labels in a file, with an example; empty if none has.
+
+    Raises:
+        ValueError: If the file can't be read, and the images may be others than those of training.
+    """
     learned_labels = fitted.get("target") or "separator" in fitted or fitted.get("task") == "classification"
     if (options.constrained and not learned_labels) or not labels.is_file():
         return ""  # `fit` took only groups or times from the file; or it is gone: `split` has the labels too
     try:
         listed = read_labels(labels, root, replace(options, skip_missing=True), fitted).samples
     except ValueError as error:
+        if is_unknown:
+            raise
         logger.warning(f"the labels of {split} are used, as {labels} can't be read: {error}")
         return ""
     label_of = {sample.file: sample.label for sample in listed}

@@ -103,7 +103,7 @@ def read_labels(
     Raises:
         ValueError: If the file, or a value in it, can't be used.
     """
-    _, images = find_images(root)
+    _, images = find_images(root, path)
     frame = read_table(path)
     constraining = (options.groups, options.time)
     if constrained:

@@ -77,13 +77,21 @@ def list_images(folder: Path, deep: bool = True) -> Listing:
     return Listing(sorted(images), {reason: sorted(files) for reason, files in unused.items()})
 
 
-def find_images(path: Path) -> tuple[Path, list[str]]:
-    """Return a folder and the images in it, or for a single image its folder and name; warn about unused files."""
+def find_images(path: Path, labels: Path | None = None) -> tuple[Path, list[str]]:
+    """Return a folder and the images in it, or for a single image its folder and name.
+
+    Warn about unused files, apart from the file of labels.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} not found: give an image or a folder of images")
     if not path.is_dir():
         return path.parent, [path.name]
     images, unused = list_images(path)
+    if labels is not None:
+        used = labels.resolve()
+        unused = {
+            reason: [file for file in files if (path / file).resolve() != used] for reason, files in unused.items()
+        }
     warn_unused(path, unused)
     return path, images
 

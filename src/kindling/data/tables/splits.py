@@ -68,7 +68,7 @@ def read_table_split(file: str | Path, path: str | Path, rows: int) -> NDArray[n
     if sorted(numbers) != list(range(rows)):
         raise ValueError(
             f"{file} splits {count_noun(len(table), 'row', 'rows')}, but {path} has {rows:,}: set --data.test_path to "
-            "unseen rows, or create a new split with --data.split null"
+            "unseen rows; for a new run, leave out --data.split"
         )
     splits: NDArray[np.object_] = table["split"].to_numpy(dtype=object)[np.argsort(numbers)]
     return splits
