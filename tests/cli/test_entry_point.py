@@ -64,9 +64,10 @@ def test_fit_help_lists_what_can_be_chosen_on_two_screens(kindling: Command, mon
     find = _typehints.get_all_subclass_paths
 
     def installed(*arguments: Any, **options: Any) -> list[str]:
-        """Leave out the models and data modules of other tests."""
-        packages = ("kindling.", "lightning.", "torch.")
-        return [path for path in find(*arguments, **options) if path.startswith(packages)]
+        """Leave out the models and data modules that other tests have written or imported."""
+        packages, demos = ("kindling.", "lightning.", "torch."), "lightning.pytorch.demos."
+        found = find(*arguments, **options)
+        return [path for path in found if path.startswith(packages) and not path.startswith(demos)]
 
     monkeypatch.setattr("kindling.cli.class_names.get_all_subclass_paths", installed)
     shown = kindling("fit", "--help").out
