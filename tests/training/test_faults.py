@@ -148,8 +148,8 @@ def test_a_missing_image_is_named_and_the_run_resumes_once_it_is_back(
         Image.new("RGB", (8, 8), (number * 10, 0, 0)).save(file)
     options = (
         "--model MLPClassifier --model.hidden [4] --data ImageFolderDataModule --data.data_dir images "
-        "--data.image_size 8 --data.memory_gb 0 --data.batch_size 4 --run_name tiny --trainer.max_epochs 3 "
-        "--test_after_fit false"
+        "--data.image_size 8 --data.memory_gb 0 --data.cache_gb 0 --data.batch_size 4 --run_name tiny "
+        "--trainer.max_epochs 3 --test_after_fit false"
     ).split()
     assert kindling("fit", *options).code == 0
     lost, hidden = Path("images/a/4.png"), Path("lost.png")
