@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
+from torchmetrics import MetricCollection
 
 from conftest import TINY, Command, Train
 from helpers import SumDataModule, SumRegressor
@@ -457,3 +458,17 @@ def test_automatic_blocks_leave_2_to_5_pixels() -> None:
 def test_automatic_blocks_choose_the_stride() -> None:
     with pytest.raises(ValueError, match=r"leave out --model\.strided_stem"):
         CNNClassifier(input_shape=(3, 28, 28), num_classes=2, channels="auto", strided_stem=True)
+
+
+def test_a_training_loss_counts_all_samples_of_a_batch_whatever_the_metrics_get() -> None:
+    class Selective(MLPClassifier):
+        def metrics(self) -> MetricCollection:
+            return MetricCollection({})
+
+        def metric_targets(self, targets: Any) -> Any:
+            return targets[:1]
+
+    model = Selective(num_classes=2, input_shape=(3,))
+    for samples, loss in ((8, 1.0), (2, 6.0)):
+        model.update_metrics("train", torch.tensor(loss), torch.zeros(samples, 2), torch.zeros(samples).long())
+    assert model.stage_metrics("train")[0].compute() == 2.0

@@ -44,6 +44,9 @@ def test_the_newest_run_is_the_one_trained_last() -> None:
     assert find_checkpoint("best") == newest
     assert find_checkpoint("runs/a") == Path("runs/a/version_0/checkpoints/best.ckpt")
     assert find_checkpoint("runs/a/version_0", prefer="last") == last
+    Path("runs").rename("elsewhere")
+    assert find_checkpoint("best", root=Path("elsewhere")) == Path("elsewhere", *newest.parts[1:])
+    Path("elsewhere").rename("runs")
     assert find_checkpoint(last) == last
 
 
