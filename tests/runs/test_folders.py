@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kindling.runs.find_checkpoint import find_checkpoint
-from kindling.runs.folders import is_last, new_run, run_folder_of
+from kindling.runs.folders import is_last, new_run, remove_folder, run_folder_of
 from kindling.runs.run import find_runs
 from kindling.utils.files import atomic_write
 
@@ -100,3 +100,11 @@ def test_a_file_is_written_completely_or_not_at_all(folder: Path) -> None:
         path.write_text("new")
     assert target.read_text() == "new"
     assert sorted(os.listdir()) == ["configs", "table.csv"]
+
+
+def test_a_removed_folder_takes_empty_ones_along_but_none_outside_of_runs(folder: Path) -> None:
+    for run in (Path("runs/a/version_0"), folder / "mine/a/version_0"):
+        run.mkdir(parents=True)
+        remove_folder(run)
+    assert not Path("runs").exists()
+    assert (folder / "mine/a").is_dir()

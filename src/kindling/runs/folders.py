@@ -52,11 +52,12 @@ def new_run(name: str, root: Path = RUNS, kind: str = "version") -> Path:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder and its files, and folders around it that are empty then."""
+    """Remove a folder and its files, and folders around it in `runs/` that are empty then."""
     shutil.rmtree(path, ignore_errors=True)
-    for parent in path.parents[:-1]:
-        with suppress(OSError):
-            parent.rmdir()  # fails if it contains other runs
+    for parent in path.parents:
+        if parent.is_relative_to(RUNS):
+            with suppress(OSError):
+                parent.rmdir()  # fails if it contains other runs
 
 
 def written_checkpoints(folder: Path) -> list[Path]:
