@@ -88,9 +88,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    exempt_modules()
+
+
+def exempt_modules() -> None:
     """Exempt imported modules from garbage collection, where each pass over them takes 0.3 s."""
-    gc.collect()
-    gc.freeze()
+    if len(sys.modules) > EXEMPT[0] + 200:
+        gc.collect()
+        gc.freeze()
+        EXEMPT[0] = len(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -128,12 +134,14 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr(f"kindling.evaluation.report.{charts}", lambda *_: element("p"))
 
 
+EXEMPT = [0]  # number of modules at the last `exempt_modules`
 KEPT: dict[str, ModuleType] = {}  # modules that no test has written, so that each test looks only at new ones
 
 
 @pytest.fixture(autouse=True)
 def unload_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Unload the modules and plug-ins that a test has written, so that the next one starts without them."""
+    exempt_modules()
     path = sys.path[:]
     yield
     sys.path[:] = path
