@@ -12,6 +12,8 @@ train: .venv/installed
 
 # One thread per test process: with more threads than cores, torch spends its time waiting.
 test test-all coverage: export OMP_NUM_THREADS = 1
+# Compiled modules are kept: many tests start processes of their own.
+test test-all coverage: export PYTHONDONTWRITEBYTECODE =
 test: .venv/installed-dev
 	.venv/bin/pytest -m "not alone and not slow" $(TOGETHER)
 	.venv/bin/pytest -m "alone and not slow"

@@ -76,7 +76,10 @@ def test_options_of_the_trainer_may_change_and_those_of_model_and_data_start_ano
     longer = kindling("fit", *TINY, *AUTO, "--trainer.max_epochs", "3", "--data.num_workers", "0")
     assert (longer.code, RunMetadata.read(RUN).epochs) == (0, 3)
     assert not NEXT.exists()
-    assert kindling("fit", *TINY, *AUTO, "--model.dropout", "0.1").code == 0
+    change_record(RUN, status="stopped")
+    other = kindling("fit", *TINY, *AUTO, "--model.dropout", "0.1")
+    reason = f"{RUN}, which is not complete, was started with other options, --model.dropout"
+    assert (other.code, f"--ckpt_path auto starts a new run: {reason}\n" in other.err) == (0, True)
     assert (RunMetadata.read(RUN).epochs, RunMetadata.read(NEXT).epochs) == (3, 2)
 
 

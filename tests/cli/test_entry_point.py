@@ -363,6 +363,13 @@ VALUES = {
         *("MNIST is incomplete in nowhere/MNIST/raw", "--data.data_dir", "--config quickstart"),
     ],
     ("fit", "--config", "configs/mnist_cnn.yaml", "--data.data_dir", "cut"): ["cut/MNIST/raw", "damaged"],
+    ("fit", "--model", "CNNClassifier", "--data", "ImageFolderDataModule", "--data.data_dir", "photo/leaf"): [
+        "folder photo/leaf not found: did you mean photos/leaf?"
+    ],
+    ("fit", "--config", "table_mlp", "--data.path", "photos/sale.csv", "--data.target", "y"): [
+        "photos/sale.csv not found: did you mean photos/sales.csv?"
+    ],
+    ("test", "--ckpt_path", "photos/salse.csv"): ["no checkpoint photos/salse.csv: did you mean photos/sales.csv?"],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
     ("test", "--ckpt_path", "best"): ["best.ckpt", "kindling fit"],
     ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is damaged, truncated or not a checkpoint"],
@@ -389,6 +396,8 @@ def faulty_files(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Path(f"{name}.yaml").write_text(text + "\n")
     Path("latin.yaml").write_bytes("run_name: café".encode("latin-1"))
     Path("empty.ckpt").touch()
+    Path("photos/leaf").mkdir(parents=True)
+    Path("photos/sales.csv").write_text("x,y")
     Path("text.ckpt").write_text("hello")
     torch.save({"state_dict": {}, "surprise": Code()}, "code.ckpt")
     torch.save({"weights": torch.zeros(3)}, "plain.ckpt")

@@ -101,7 +101,7 @@ def test_folds_of_classes_have_one_report_and_an_ensemble(kindling: Command, sho
     assert "--data.test_path FILE to test on unseen rows, or --data.predict FILE to predict" in refused.err
     shops.assign(customer=shops["customer"].str.replace("C", "N")).to_csv("new.csv", index=False)
     assert kindling("test", "--ckpt_path", REPEAT, "--data.test_path", "new.csv").code == 0
-    tested = pd.read_csv(REPEAT / "ensemble/version_0/predictions.csv")
+    tested = pd.read_csv(REPEAT / "ensemble/version_0/test_new/predictions.csv")
     np.testing.assert_allclose(tested[["no", "yes"]], expected, atol=1e-5)
     assert tested["customer"].str.startswith("N").all()
 

@@ -175,7 +175,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "shape": ({"inputs": [IMAGE, IMAGE[:27]]}, 400, "inputs must be numbers"),
     "size": ({"inputs": [[0.5] * 27] * 27}, 400, "(1, 28, 28) or (N, 1, 28, 28), not (27, 27)"),
     "none": ({"inputs": []}, 400, "there are no samples"),
-    "an empty object": ({"inputs": {}}, 400, "without other strings"),
+    "an empty object": ({"inputs": {}}, 400, "no text or object in the lists"),
     "NaN": (json.dumps({"inputs": IMAGE}).replace("0.5", "NaN", 1).encode(), 400, "NaN is not a number in JSON"),
     "infinite": (json.dumps({"inputs": IMAGE}).replace("0.5", "1e999", 1).encode(), 400, "finite"),
     "huge": (json.dumps({"inputs": IMAGE}).replace("0.5", "9" * 5000, 1).encode(), 400, "4300 digits"),
@@ -212,6 +212,8 @@ def test_bad_requests_are_refused_with_the_reason(server: Server) -> None:
         ("GET", "/../../etc/passwd", 404, "does not exist"),
         ("POST", "/predict?top=0", 400, "top must be a number from 1 to 9999, got 0"),
         ("POST", "/predict?top=many", 400, "top must be a number"),
+        ("POST", "/predict?tops=3", 400, "there is no parameter tops: the only one is top"),
+        ("POST", "/models/nothing/predict", 404, "GET /models lists the models and their paths"),
         ("POST", f"/predict?top={'9' * 5000}", 400, "top must be a number"),
     ):
         status, found, _ = server.ask(method, path, "{}" if method == "POST" else None)

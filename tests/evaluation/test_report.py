@@ -362,9 +362,10 @@ def test_the_loss_lies_in_its_interval_however_large_it_is(kindling: Command) ->
 
 def test_the_report_shows_the_command_of_the_test(kindling: Command, trained: Train) -> None:
     trained(*TINY)
-    kindling("test", "--ckpt_path", "best", "--data.num_samples", "200")
-    assert "kindling test --ckpt_path best --data.num_samples 200" in read(RUN).text
-    assert (RUN / "config.yaml").read_text() in read(RUN).text
+    for options, folder in (([], RUN), (["--data.num_samples", "200"], RUN / "test_num_samples_200")):
+        kindling("test", "--ckpt_path", "best", *options)
+        assert " ".join(["kindling test --ckpt_path best", *options]) in read(folder).text
+        assert (RUN / "config.yaml").read_text() in read(folder).text
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from kindling.training.rank_zero_decision import decide_once
 from kindling.utils.console import say
 from kindling.utils.files import locked
 from kindling.utils.slurm import is_queued
-from kindling.utils.text import natural_key
+from kindling.utils.text import join_names, natural_key
 
 # Options that say how long and on which devices a run trains, or what is reported: a run may resume with others.
 FREE = ("trainer", "checkpoint", "early_stopping", "test_after_fit", "profile", "watch", "data.num_workers")
@@ -64,6 +64,8 @@ def _decide(options: Sequence[str]) -> str:
     heartbeats: dict[Path, str] = {}
     while (decision := _try_to_decide(options, heartbeats)) is None:
         sleep(POLL_SECONDS)
+    if not decision and not _is_dry(options):
+        _explain_new_run(options)
     return decision
 
 
@@ -75,10 +77,9 @@ def _try_to_decide(options: Sequence[str], heartbeats: dict[Path, str]) -> str |
         heartbeats: The first heartbeat seen of each such run; the run is alive once it has written another one.
     """
     wanted = _identity(options)
-    is_dry = bool(DRY.intersection(part.partition("=")[0] for part in options))
+    is_dry = _is_dry(options)
     with locked(RUNS / ".auto.lock"):  # two commands that start at the same time don't choose the same run
-        runs = [(run, RunMetadata.read(run)) for run in find_runs(RUNS) if (run / FILE).is_file()]
-        same = [(run, metadata) for run, metadata in runs if _is_same(run, metadata, wanted)]
+        same = [(run, metadata) for run, metadata in _own_runs() if _identity_of(metadata) == wanted]
         job = current_job().get("job", "")
         same.sort(key=lambda one: (one[1].process.get("job") == job, one[1].started, natural_key(str(one[0]))))
         for run, metadata in reversed(same):
@@ -114,15 +115,37 @@ def _has_advanced(run_folder: Path, metadata: RunMetadata, heartbeats: dict[Path
     return False
 
 
-def _is_same(run_folder: Path, metadata: RunMetadata, wanted: list[list[str]]) -> bool:
-    """Return whether this user started a run with the same command."""
-    if hasattr(os, "getuid") and (run_folder / FILE).stat().st_uid != os.getuid():
-        return False
+def _is_dry(options: Sequence[str]) -> bool:
+    return bool(DRY.intersection(part.partition("=")[0] for part in options))
+
+
+def _explain_new_run(options: Sequence[str]) -> None:
+    """Print which options prevent the newest unfinished run of the same recipe from being resumed."""
+    wanted = _identity(options)
+    for run, metadata in sorted(_own_runs(), key=lambda one: one[1].started, reverse=True):
+        found = _identity_of(metadata)
+        if metadata.status == "finished" or found is None or found[:1] != wanted[:1]:
+            continue
+        if names := [f"--{option[0]}" for option in (*found, *wanted) if (option in found) != (option in wanted)]:
+            differ = f"was started with other options, {join_names([*dict.fromkeys(names)])}"
+            say(f"--ckpt_path auto starts a new run: {run}, which is not complete, {differ}", stderr=True)
+            return
+
+
+def _own_runs() -> list[tuple[Path, RunMetadata]]:
+    """Return the runs that this user has started, and their metadata."""
+    files = [run / FILE for run in find_runs(RUNS) if (run / FILE).is_file()]
+    own = [file for file in files if not hasattr(os, "getuid") or file.stat().st_uid == os.getuid()]
+    return [(file.parent, RunMetadata.read(file.parent)) for file in own]
+
+
+def _identity_of(metadata: RunMetadata) -> list[list[str]] | None:
+    """Return the `_identity` of the command that started a run; None if it is not `fit`."""
     try:
         _, command, *options = shlex.split(metadata.commands[0]) if metadata.commands else ["", ""]
     except ValueError:
-        return False
-    return command == "fit" and _identity(options) == wanted
+        return None
+    return _identity(options) if command == "fit" else None
 
 
 def _identity(options: Sequence[str]) -> list[list[str]]:

@@ -97,14 +97,15 @@ class Sources:
         typed = typed_arguments("model", self.typed, self.configs)
         return sorted(f"--model.{name}" for name in typed if model.hparams.get(name) != stored.get(name))
 
-    def other_data(self, data: Any) -> list[str]:
-        """Return the typed options with which a data module reads other samples than those of the run."""
-        stored = (self.stored_config.get("data") or {}).get("init_args") or {}
-        typed = {"data_dir", "path", "test_path", "labels"}.intersection(
-            typed_arguments("data", self.typed, self.configs)
-        )
-        paths = [(name, stored.get(name), getattr(data, name, None)) for name in sorted(typed)]
-        return [f"--data.{name}" for name, before, now in paths if _real_path(before) != _real_path(now)]
+    def other_data(self, data: Any) -> dict[str, Any]:
+        """Return the typed options, without `--data.`, with which a data module has other samples than the run."""
+        stored = self.stored_config.get("data") or {}
+        if stored.get("class_path", "").rpartition(".")[2] not in ("", type(data).__name__):
+            return {"data": type(data).__name__}
+        typed = typed_arguments("data", self.typed, self.configs)
+        before = stored.get("init_args") or {}
+        values = {name: data.hparams.get(name) for name in getattr(data, "sample_options", ()) if name in typed}
+        return {name: value for name, value in values.items() if not _is_same(value, before.get(name))}
 
     @property
     def arguments(self) -> list[str]:
@@ -112,8 +113,11 @@ class Sources:
         return [*(["--config", yaml.safe_dump(self.stored_config)] if self.stored_config else []), *self.typed]
 
 
-def _real_path(path: object) -> str:
-    return "" if path is None else os.path.realpath(str(path))
+def _is_same(value: Any, other: Any) -> bool:
+    """Return whether two values of an option are equal, or paths of the same file."""
+    if isinstance(value, str | Path) and isinstance(other, str | Path):
+        return os.path.realpath(value) == os.path.realpath(other)
+    return bool(value == other)
 
 
 def classes_first(typed: Sequence[str]) -> list[str]:

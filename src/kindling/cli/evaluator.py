@@ -1,6 +1,6 @@
 """`validate`, `test` and `predict`: evaluate a model, print the metrics and write the files of its run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from kindling.evaluation.fold_outputs import save_outputs
 from kindling.evaluation.gathering import gather_predictions
 from kindling.evaluation.result_files import (
     check_readable,
+    folder_of_test,
     is_writable,
     not_written,
     run_test,
@@ -62,7 +63,7 @@ class Evaluator:
         checkpoint: Path | None,
         session: RunSession | None,
         changed: Sequence[str] = (),
-        other_data: Sequence[str] = (),
+        other_data: Mapping[str, object] | None = None,
         **kwargs: Any,
     ) -> None:
         """Evaluate a model on the test split, and write the results into its run folder.
@@ -71,7 +72,8 @@ class Evaluator:
             checkpoint: The checkpoint; None for the current weights.
             session: The run that `fit` has just trained, if any.
             changed: Options that differ from those of the run; its results are kept if there are any.
-            other_data: Options that name other data than that of the run, whose results are replaced.
+            other_data: Options that choose other test samples than those of the run; the results then have a folder of
+                their own.
             **kwargs: Arguments of `Trainer.test`.
         """
         check_stage("test", self.model, self.data, "test")
@@ -91,10 +93,11 @@ class Evaluator:
         if not checkpoint or self._is_fast_dev_run:
             return
         results = checkpoint, metrics, self.collector, self.model, self.data, self.command_line, self.keeps_all
-        if report := save_test_results(*results):
+        folder = folder_of_test(checkpoint, other_data or {})
+        if report := save_test_results(folder, *results):
             say(f"report: {report}")
         if other_data:
-            say(f"the test results of the run are now those of other data: {join_names(other_data)}")
+            say(f"these are results of other data than the run's, so they have their own folder: {folder}")
         if session:
             save_outputs(session.path, self.collector, self.data)
             session.record.mark_tested()

@@ -190,8 +190,7 @@ class KindlingCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the test split and write the results into its run folder."""
         checkpoint = kwargs["ckpt_path"] if self.command == "fit" else self.checkpoint
-        other_data = self.sources.other_data(self.datamodule) if self.command == "test" else []
-        self._evaluator.test(checkpoint, self.session, self._changed, other_data, **kwargs)
+        self._evaluator.test(checkpoint, self.session, self._changed, self._other_data, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions of the checkpoint into its run folder."""
@@ -209,7 +208,7 @@ class KindlingCLI(LightningCLI):
             return
         check_trained(self.checkpoint, stored)
         writes = is_writable(run_folder_of(self.checkpoint)) and not self._config["trainer"]["fast_dev_run"]
-        if self.command == "test" and writes and not self._changed:
+        if self.command == "test" and writes and not (self._changed or self._other_data):
             self.collector = dashboard_of(self.checkpoint, stored["global_step"]) or self.collector
 
     def _open_run(self, options: Any) -> None:
@@ -274,6 +273,11 @@ class KindlingCLI(LightningCLI):
     def _changed(self) -> list[str]:
         """Options of the model that make the results of `test` those of another model than the checkpoint's."""
         return self.sources.changed_options(self.model) if self.command == "test" else []
+
+    @property
+    def _other_data(self) -> dict[str, Any]:
+        """Options of the data with which `test` evaluates other samples than those of the run."""
+        return self.sources.other_data(self.datamodule) if self.command == "test" else {}
 
     @property
     def _is_diagnostic(self) -> bool:

@@ -14,7 +14,7 @@ from kindling.utils.console import as_command, say, silence_libraries
 from kindling.utils.cores import share_of_cores
 from kindling.utils.errors import UsageError
 from kindling.utils.hyperparameters import check_range
-from kindling.utils.text import count_noun, join_names
+from kindling.utils.text import count_noun, join_names, suggest_path
 
 OPTIONS = {
     "--out": "Folder to write.",
@@ -71,7 +71,8 @@ def with_source(options: Sequence[str]) -> list[str]:
         return ["--data", "ImageFolderDataModule", "--data.data_dir", source, *others]
     if Path(source).exists():
         return ["--data", "TableDataModule", "--data.path", source, *others]
-    raise UsageError(f"{source} not found: give a folder of images, a CSV or Parquet file, or --data NAME")
+    advice = suggest_path(source) or ": give a folder of images, a CSV or Parquet file, or --data NAME"
+    raise UsageError(f"{source} not found{advice}")
 
 
 def print_manifest(manifest: Manifest, out: Path) -> None:

@@ -62,6 +62,7 @@ class BaseDataModule(LightningDataModule):
     """
 
     input_shape: tuple[int, ...]
+    sample_options: Sequence[str] = ("data_dir", "path", "labels", "test_path", "split")  # they choose the test samples
     train: Any  # the datasets, set by `setup`
     val: Any
     test: Any
@@ -196,6 +197,11 @@ class BaseDataModule(LightningDataModule):
     def origin(self) -> str:
         """Folder or file that the samples come from, for messages; the class name if no argument sets one."""
         return str(self.hparams.get("path", self.hparams.get("data_dir", type(self).__name__)))
+
+    @property
+    def tested_origin(self) -> str:
+        """Folder or file that the test samples come from."""
+        return str(self.hparams.get("test_path") or self.origin)
 
     @cached_property
     def mean(self) -> tuple[float, ...]:

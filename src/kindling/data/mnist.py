@@ -47,6 +47,7 @@ class MNISTDataModule(ClassificationDataModule):
     """
 
     input_shape: tuple[int, ...] = (1, 28, 28)
+    sample_options = ("source",)  # the same images are in any `data_dir`
 
     def __init__(
         self,

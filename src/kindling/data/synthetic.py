@@ -23,6 +23,8 @@ class SyntheticDataModule(ClassificationDataModule):
         **loading: Batches and validation split, see `BaseDataModule`.
     """
 
+    sample_options = ("num_samples", "num_features", "num_informative", "num_classes", "data_seed")
+
     def __init__(
         self,
         num_samples: int = 5000,

@@ -95,7 +95,7 @@ def _parse_json(body: bytes) -> Any:
 def _expected_body(predictor: Predictor) -> str:
     if predictor.card.columns is not None:
         return f'for a table, the body must be {{"rows": [{{"column": value}}]}}: the model takes {predictor.takes}'
-    return 'the body must be {"inputs": ...} without other strings'
+    return 'the body must be {"inputs": [...]}, with no text or object in the lists'
 
 
 def _explain_json_error(error: Exception) -> str:

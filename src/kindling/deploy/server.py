@@ -106,6 +106,8 @@ class Service:
             """Predict the samples in the body: numbers or rows as JSON, an image file, or a form with image files."""
             current = model.current
             card = current.predictor.card
+            if unknown := [name for name in request.query_params if name != "top"]:
+                raise HTTPException(400, f"there is no parameter {unknown[0][:20]}: the only one is top")
             try:
                 with self.reader.reservation() as reserve:
                     inputs = await self.reader.read(request, current.predictor, current.max_samples, reserve)
@@ -212,6 +214,8 @@ async def refuse(request: Request, error: Exception) -> Response:
     if error.status_code in (404, 405):
         available = "POST /predict, GET /info, /models, /health, /ready, /metrics, /docs, /"
         reason = f"{request.method} {request.url.path} does not exist; available: {available}"
+        if request.url.path.startswith("/models/") and error.status_code == 404:
+            reason = f"{request.method} {request.url.path} does not exist: GET /models lists the models and their paths"
         error = HTTPException(error.status_code, reason, error.headers)
     return error_response(request.scope, error)
 

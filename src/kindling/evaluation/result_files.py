@@ -25,6 +25,8 @@ from kindling.utils.console import progress
 from kindling.utils.files import atomic_write, write_json
 from kindling.utils.text import join_names
 
+MAX_FOLDER_NAME = 100  # characters of up to 2 bytes in the 255 bytes of file systems
+
 
 def is_writable(run: Path) -> bool:
     """Return whether files can be written to a run folder, or to its parent if it does not exist."""
@@ -141,8 +143,24 @@ def _as_table(
     return table if table.ndim <= 2 else None
 
 
+def folder_of_test(checkpoint: Path, other_data: Mapping[str, object]) -> Path:
+    """Return the folder of the results of a test: the run folder, or one inside it for other data than the run's.
+
+    Args:
+        checkpoint: The tested checkpoint.
+        other_data: Options that choose other test samples, and their values.
+    """
+    names = [
+        Path(value).resolve().stem if isinstance(value, str | Path) else f"{option}_{value}"
+        for option, value in other_data.items()
+    ]
+    run = run_folder_of(checkpoint)
+    return run / "_".join(["test", *dict.fromkeys(names)])[:MAX_FOLDER_NAME] if names else run
+
+
 @rank_zero_only
 def save_test_results(
+    folder: Path,
     checkpoint: Path,
     metrics: Mapping[str, float],
     collected: TestOutputCollector,
@@ -151,7 +169,7 @@ def save_test_results(
     command: str,
     all_classes: bool = False,
 ) -> Path | None:
-    """Write `test_metrics.json`, `predictions.csv` and `report.html` into the run folder of a checkpoint.
+    """Write `test_metrics.json`, `predictions.csv` and `report.html` into the `folder_of_test` of a checkpoint.
 
     Returns:
         The path of the report; None for models other than classifiers and regression models, and other data.
@@ -159,18 +177,19 @@ def save_test_results(
     Raises:
         OSError: If the folder can't be written to.
     """
-    run = run_folder_of(checkpoint)
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     outputs, labels = collected.outputs, collected.targets
+    run = run_folder_of(checkpoint)
     with written_to(run):
-        write_json(run / "test_metrics.json", finite)
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "test_metrics.json", finite)
         if outputs is None or labels is None or not isinstance(data, BaseDataModule):
             return None
         assert isinstance(model, ClassificationTask | RegressionTask | MultiLabelTask)  # else nothing is collected
-        file, rows, keys = run / "predictions.csv", data.tested_rows(), data.keys("tested")
+        file, rows, keys = folder / "predictions.csv", data.tested_rows(), data.keys("tested")
         table = outputs
         if isinstance(outputs, Tensor) and not isinstance(model, RegressionTask):
             table = model.to_prediction(outputs) if isinstance(model, MultiLabelTask) else outputs.exp()
         _write_table(file, model, table, data, rows, labels, keys, all_classes)
         with progress("writing the report"):
-            return write_report(run, checkpoint.name, metrics, outputs, labels, model, data, command)
+            return write_report(run, checkpoint.name, metrics, outputs, labels, model, data, command, folder=folder)

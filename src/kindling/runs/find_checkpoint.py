@@ -7,7 +7,7 @@ from typing import Literal
 from kindling.runs.folders import ENSEMBLE, REPEAT_FILE, RUNS, STUDY_FILE, is_in_run, written_checkpoints
 from kindling.runs.text_files import read_json
 from kindling.runs.untrusted_config import check_links
-from kindling.utils.text import program_name, suggest
+from kindling.utils.text import program_name, suggest, suggest_path
 
 Kind = Literal["best", "last"]
 
@@ -37,7 +37,8 @@ def find_checkpoint(
         has_ensemble = (path / REPEAT_FILE).exists() and written_checkpoints(path / ENSEMBLE)
         folder, kind = path / ENSEMBLE if has_ensemble else best_trial(path) or path, prefer
     else:
-        near = suggest(str(where), names) or f": give a file, a run folder, {', '.join(names[:-1])} or {names[-1]}"
+        near = suggest(str(where), names) or suggest_path(where)
+        near = near or f": give a file, a run folder, {', '.join(names[:-1])} or {names[-1]}"
         raise FileNotFoundError(f"there is no checkpoint {where}{near}")
     written = written_checkpoints(folder)
     if not written:

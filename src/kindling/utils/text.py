@@ -2,8 +2,12 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+MIN_PATH_RATIO = 0.75  # suffixes make the names of files similar
 
 _program_name = ["kindling"]
 
@@ -35,11 +39,28 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
     return f": did you mean {group}{near}?" if near else ""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is most similar, or begins or ends the same, ignoring case; empty if none is."""
+def suggest_path(path: str | Path) -> str:
+    """Return a hint with an existing path whose only other part is the first one of `path` that does not exist."""
+    missing = Path(path)
+    folder = next((parent for parent in missing.parents if parent.is_dir()), None)
+    if folder is None or not os.access(folder, os.R_OK):
+        return ""
+    name, *others = missing.relative_to(folder).parts
+    near = folder.joinpath(nearest(name, os.listdir(folder), MIN_PATH_RATIO), *others)
+    return f": did you mean {near}?" if near.exists() and near != folder else ""
+
+
+def nearest(name: str, known: Iterable[str], min_ratio: float = 0.6) -> str:
+    """Return the known name that is most similar, or begins or ends the same, ignoring case; empty if none is.
+
+    Args:
+        name: The unknown name.
+        known: The known names.
+        min_ratio: Least similarity, as `difflib` computes it.
+    """
     names = {candidate.lower(): candidate for candidate in known}
     typed = name.lower()
-    near = difflib.get_close_matches(typed, names, n=1)
+    near = difflib.get_close_matches(typed, names, n=1, cutoff=min_ratio)
     near = near or [key for key in names if typed and key.startswith(typed)]
     near = near or [key for key in names if typed and key.endswith(f"_{typed}")]
     return names[near[0]] if near else ""

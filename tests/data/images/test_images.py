@@ -133,6 +133,8 @@ def test_test_images_were_not_trained_on_even_if_images_were_added(kindling: Com
     write("photos", 30, first=30)
     result = kindling("predict", "--ckpt_path", "best")
     assert result.code == 0, result.err
+    unlisted = f"90 images of photos, not in {RUN / 'split.csv'}, can't be used: cat/30.png, cat/31.png and 88 more"
+    assert f"{unlisted} (added since training, or broken); a new run uses new images\n" in result.err
     assert [row["file"] for row in table(RUN / "predictions.csv")] == held_out
     (Path("photos") / held_out[0]).unlink()
     result = kindling("test", "--ckpt_path", "best")
@@ -512,7 +514,10 @@ def splits_named(*names: str) -> Callable[[], None]:
         (empty_class, "photos/bat has no images"),
         (class_without_training, "photos has no usable training images of owl: add"),
         (class_beside_splits, "photos/cat has images but"),
-        (two_of_each, "no class has two images: one to train on and one for val"),
+        (
+            two_of_each,
+            "`val_split` is 0.1, but the test split leaves no class two images: one to train on and one for val",
+        ),
         (no_text, r"photos/cat/caf\\udce9.png' is not UTF-8: rename"),
         (no_text_in_class, r"photos/caf\\udce9/.*' is not UTF-8: rename"),
         (splits_named("train", "val", "valid"), "photos has two folders for the split val, val and valid: merge them"),
@@ -771,10 +776,10 @@ def test_what_takes_long_is_said(capsys: pytest.CaptureFixture[str], monkeypatch
     ImageFolderDataModule("photos").setup("fit")
     assert capsys.readouterr().out == ""
     open_file: Any = Path.open
-    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.02)
+    monkeypatch.setattr("kindling.utils.console.PROGRESS_DELAY", 0.1)
 
     def slowly(*args: Any, **options: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.05)
         return open_file(*args, **options)
 
     monkeypatch.setattr(Path, "open", slowly)
@@ -1126,13 +1131,22 @@ def fit_in_given_splits(kindling: Command, splits: str) -> None:
 def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(kindling: Command) -> None:
     fit_in_given_splits(kindling, "train val test")
     write("others", 4, first=90)
+    of_run = kindling("test", "--ckpt_path", "best", "--data.data_dir", "./photos")
+    assert (of_run.code, "other data" in of_run.out) == (0, False)
+    results = [RUN / name for name in ("predictions.csv", "test_metrics.json", "report.html")]
+    before = [path.read_bytes() for path in results]
+    events = [path for path in RUN.rglob("*") if "tfevents" in path.name]
     result = kindling("test", "--ckpt_path", "best", "--data.data_dir", "others")
     assert result.code == 0, result.err
     assert "others is not the folder that the model was trained on: all of its 12 images are used" in result.err
-    assert "the test results of the run are now those of other data: --data.data_dir\n" in result.out
-    assert len(table(RUN / "predictions.csv")) == 12
-    again = kindling("test", "--ckpt_path", "best", "--data.data_dir", "./photos")
-    assert (again.code, "other data" in again.out) == (0, False)
+    folder = RUN / "test_others"
+    assert f"results of other data than the run's, so they have their own folder: {folder}\n" in result.out
+    assert len(table(folder / "predictions.csv")) == 12
+    assert {path.name for path in folder.iterdir()} >= {path.name for path in results}
+    assert "12 test samples of ImageFolderDataModule in others ·" in (folder / "report.html").read_text()
+    assert "test samples of ImageFolderDataModule in ./photos ·" in results[2].read_text()
+    assert before == [path.read_bytes() for path in results]  # those of the run
+    assert events == [path for path in RUN.rglob("*") if "tfevents" in path.name]
     result = kindling("validate", "--ckpt_path", "best", "--data.data_dir", "others")
     assert (result.code, result.err.splitlines()[-1].count("others has no validation images: add a folder val/")) == (
         1,

@@ -174,6 +174,15 @@ def test_training_rows_are_never_tested(kindling: Command, trained: Path, table:
             assert "customers.csv or its split changed since training" in result.err
             assert "--data.test_path" in result.err
     assert kindling("test", "--ckpt_path", checkpoint, *options, "--data.test_path", "same.csv").code == 0
+    table.to_csv("customers.csv", index=False)
+    splits = pd.read_csv(trained / "split.csv")["split"]
+    for rows, number in ((table, (splits == "train").sum()), (table[splits != "train"], 0)):
+        rows.to_csv("new.csv", index=False, sep=";")
+        result = kindling("test", "--ckpt_path", trained, "--data.test_path", "new.csv")
+        warning = f"new.csv: {number} of 200 rows equal training rows of customers.csv, so the results are better"
+        assert (result.code, warning in result.err) == (0, number > 0)
+        assert (trained / "test_new/predictions.csv").exists()
+        assert ("equal" in result.err) == (number > 0)
 
 
 def test_a_rare_class_is_in_each_split_whatever_the_seed(table: pd.DataFrame) -> None:
@@ -278,7 +287,10 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
         ),
         ({"test_split": 0}, "`test_split` must hold out at least 1 of 200 rows and leave at least 1, got 0"),
         ({"val_split": 1.0}, "`val_split` must hold out at least 1 of 160 rows and leave at least 1, got 1.0"),
-        ({"test_split": 0.999}, "`val_split` is 0.1, but no class has two rows: one to train on and one for val"),
+        (
+            {"test_split": 0.999},
+            "`val_split` is 0.1, but the test split leaves no class two rows: one to train on and one for val",
+        ),
         ({"test_path": "nowhere.csv"}, "nowhere.csv not found"),
         ({"test_path": "other.csv"}, "other.csv has classes without training rows: maybe; the model knows no, yes"),
         ({"test_path": "unknown.csv"}, "unknown.csv has no rows with a churned"),

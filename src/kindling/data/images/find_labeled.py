@@ -15,6 +15,7 @@ from kindling.data.images.groups import groups_in_paths
 from kindling.data.images.image_info import inspect
 from kindling.data.images.labels import LabeledImages, LabelOptions, read_labels
 from kindling.data.images.samples import Sample
+from kindling.data.images.scan import list_images
 from kindling.data.images.split_file import read_image_split
 from kindling.data.images.targets import SEPARATOR
 from kindling.data.images.trained import are_unknown, rename, warn_same_names
@@ -45,6 +46,8 @@ def find_labeled(
         task, samples = read_image_split(split, () if MEMBERS in fitted else SPLITS)
         is_other = _is_other(root, samples, labels, split, options, fitted)
         if not is_other:
+            if fitted and not labels and split.with_name("run.json").exists():
+                _report_unlisted(root, samples, split)
             given = LabeledImages(samples, task)
             return given if fitted else _constrain(given, split, labels, root, options)
     if labels is None and fitted.get("task", "classification") != "classification":
@@ -89,6 +92,18 @@ def _is_other(
     if is_unknown and split.with_name("run.json").exists():  # else it is a file of the user's own
         warn_same_names(root, str(split), labels)
     return False
+
+
+def _report_unlisted(root: Path, samples: Sequence[Sample], split: Path) -> None:
+    """Warn about images that the `split.csv` of a run does not list, and so no command uses."""
+    known = {sample.file for sample in samples}
+    unlisted = [file for file in list_images(root).images if "/" in file and file not in known]
+    if unlisted:
+        names = join_names(unlisted, 2)
+        logger.warning(
+            f"{count_noun(len(unlisted), 'image', 'images')} of {root}, not in {split}, can't be used: {names} (added "
+            "since training, or broken); a new run uses new images"
+        )
 
 
 def _compare(

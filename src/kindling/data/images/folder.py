@@ -7,7 +7,7 @@ from kindling.data.images.samples import Sample
 from kindling.data.images.scan import OUTSIDE, list_images, merge_unused, subfolders, warn_unused
 from kindling.data.images.splits import split_folders
 from kindling.utils.filetypes import FORMATS
-from kindling.utils.text import join_names
+from kindling.utils.text import join_names, suggest_path
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,8 @@ LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
 def check_folder(root: Path) -> None:
     """Raise FileNotFoundError if the folder does not exist."""
     if not root.is_dir():
-        raise FileNotFoundError(f"folder {root} not found: set --data.data_dir to a folder with {LAYOUT}")
+        advice = suggest_path(root) or f": set --data.data_dir to a folder with {LAYOUT}"
+        raise FileNotFoundError(f"folder {root} not found{advice}")
 
 
 def find_samples(root: Path) -> list[Sample]:

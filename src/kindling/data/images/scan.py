@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kindling.utils.console import progress
 from kindling.utils.filetypes import FORMATS, HEAD, UNKNOWN, kind_of
 from kindling.utils.inputs import open_image
-from kindling.utils.text import count_noun, join_names
+from kindling.utils.text import count_noun, join_names, suggest_path
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def find_images(path: Path, labels: Path | None = None) -> tuple[Path, list[str]
     Warn about unused files, apart from the file of labels.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} not found: give an image or a folder of images")
+        raise FileNotFoundError(f"{path} not found{suggest_path(path) or ': give an image or a folder of images'}")
     if not path.is_dir():
         return path.parent, [path.name]
     images, unused = list_images(path)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from kindling.data.datamodule import SPLITS
 from kindling.data.images.samples import ImageTask, Sample
 from kindling.utils.files import atomic_write
-from kindling.utils.text import join_names
+from kindling.utils.text import join_names, suggest_path
 
 HEADERS: dict[ImageTask, str] = {"classification": "class", "regression": "number", "multilabel": "classes"}
 
@@ -19,7 +19,8 @@ def read_image_split(path: Path, needed: Sequence[str] = SPLITS) -> tuple[ImageT
         ValueError: If it is not such a file, or has no images in one of the `needed` splits.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found: set --data.split to a CSV with columns file, class and split")
+        advice = suggest_path(path) or ": set --data.split to a CSV with columns file, class and split"
+        raise FileNotFoundError(f"{path} not found{advice}")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets may write a byte order mark
             header, *rows = list(csv.reader(file)) or [[]]

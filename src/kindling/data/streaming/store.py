@@ -16,6 +16,7 @@ from kindling.data.streaming.copying import ChecksumWriter, DamagedFileError, Or
 from kindling.data.streaming.manifest import FILE, UNFINISHED, Manifest, StoredFile
 from kindling.data.streaming.timeouts import ReportProgress, within
 from kindling.utils.files import locked
+from kindling.utils.text import suggest_path
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,8 @@ class FileStore:
     def _read_manifest(self) -> Manifest:
         if not self._origin.is_remote and not Path(self.root, FILE).exists():
             if not Path(self.root).is_dir():
-                raise FileNotFoundError(
-                    f"folder {self.root} not found: set --data.path to what kindling prepare has written"
-                )
+                advice = suggest_path(self.root) or ": set --data.path to what kindling prepare has written"
+                raise FileNotFoundError(f"folder {self.root} not found{advice}")
             unfinished = Path(self.root, UNFINISHED).exists()
             hint = "its preparation was interrupted: run the same" if unfinished else "write it with"
             raise FileNotFoundError(f"{self.root} has no {FILE}; {hint} kindling prepare")

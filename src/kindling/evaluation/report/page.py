@@ -67,11 +67,12 @@ def write_report(
     data: BaseDataModule,
     command: str,
     by_fold: FoldResults | None = None,
+    folder: Path | None = None,
 ) -> Path:
-    """Write `report.html` into a run folder and return its path; for classes also `label_errors.csv`.
+    """Write `report.html` into a folder and return its path; for classes also `label_errors.csv`.
 
     Args:
-        run: The folder.
+        run: The run folder.
         tested: Name of the tested checkpoint, or of what else was tested.
         metrics: The test metrics by name.
         outputs: Log-probabilities for the test samples, shape (N, classes), or the most probable classes of very many;
@@ -81,7 +82,9 @@ def write_report(
         data: The data module.
         command: The full command line.
         by_fold: What depends on the fold of a sample, if a model for each fold was tested.
+        folder: Folder of the report, if it is not the run folder.
     """
+    folder = folder or run
     found = by_fold or FoldResults(type(model).__name__, lambda rows: mean_loss(model, outputs, targets, rows))
     losses = torch.stack([found.loss(rows) for rows in random_blocks(len(targets))])  # smoothed and weighted
     explain: Explain | None = None
@@ -96,7 +99,7 @@ def write_report(
         explain = without_errors(explain_rows)
     wrong: Tensor | None = None
     title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
-    about = f"{found.model} on {len(targets):,} test samples of {type(data).__name__}"
+    about = f"{found.model} on {len(targets):,} test samples of {name_data(data)}"
     about += f" · {tested} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
     if isinstance(model, ClassificationTask):
         known = outputs.probabilities if isinstance(outputs, TopClasses) else outputs
@@ -123,15 +126,21 @@ def write_report(
         sections = regression_sections(metrics, values, losses, data, columns, explain)
     lines = [element("p", line, class_="soft") for line in (about, found.note) if line]
     if not isinstance(model, RegressionTask):
-        errors = save_label_errors(run, outputs, targets, model, data)
+        errors = save_label_errors(folder, outputs, targets, model, data)
         suspects = label_error_section(errors, targets, model, data, covers_all=by_fold is not None)
         sections = chain(sections, [section("Likely label errors", suspects)])
     if explain:
         sections = chain(sections, quality_section(data, len(targets), wrong))
     parts = [element("h1", title), *lines, *sections, *_reproduction(run, command)]
-    with atomic_write(run / "report.html") as path:
+    with atomic_write(folder / "report.html") as path:
         path.write_text(page(title, join(parts)), encoding="utf-8")
-    return run / "report.html"
+    return folder / "report.html"
+
+
+def name_data(data: BaseDataModule) -> str:
+    """Return the class of a data module, with the folder or file of its test samples if it has one."""
+    name, origin = type(data).__name__, data.tested_origin
+    return name if origin == name else f"{name} in {origin}"
 
 
 def rows_to_compare(number: int, explained: Tensor) -> Tensor:
