@@ -1,4 +1,4 @@
-"""docs/resume.md: each cell of its table of guarantees names a test that exists."""
+"""docs/resume.md: a test that exists is named for each guarantee."""
 
 import ast
 import re
@@ -6,11 +6,6 @@ import re
 from conftest import CONFIGS
 
 ROOT = CONFIGS.parent
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split(" | ")]
-    for line in (ROOT / "docs/resume.md").read_text(encoding="utf-8").partition("## Cost of saving")[0].splitlines()
-    if line.startswith("| ")
-]
 TESTS = {
     node.name
     for path in (ROOT / "tests").rglob("test_*.py")
@@ -19,12 +14,18 @@ TESTS = {
 }
 
 
-def test_each_guarantee_names_an_existing_test() -> None:
-    titles, *rows = ROWS
-    assert len(rows) > 10
-    for what, *cells in rows:
-        assert len(cells) == len(titles) - 1
-        for title, cell in zip(titles[1:], cells, strict=True):
-            named = re.findall(r"`(test_\w+)`", cell)
-            assert named, f"{what}, {title}: no test is named"
-            assert TESTS.issuperset(named), f"{what}, {title}: there is no {', '.join({*named} - TESTS)}"
+def table(title: str) -> dict[str, str]:
+    """Return the cells of each row of the table in a section, joined, by the first one."""
+    section = (ROOT / "docs/resume.md").read_text(encoding="utf-8").partition(f"## {title}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").partition(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return {what: cells for what, _, cells in rows[1:]}
+
+
+def test_each_guarantee_names_existing_tests() -> None:
+    guarantees, tests = table("Guarantees"), table("Tests of each guarantee")
+    assert len(guarantees) > 10
+    assert [*guarantees] == [*tests][: len(guarantees)]
+    for what, cells in tests.items():
+        named = re.findall(r"`(\w+)`", cells)
+        assert named, f"{what}: no test is named"
+        assert TESTS.issuperset(named), f"{what}: there is no {', '.join({*named} - TESTS)}"
