@@ -22,6 +22,7 @@ from conftest import Command, differences
 from kindling import StreamingDataModule
 from kindling.data.streaming import store
 from kindling.data.streaming.copying import Origin
+from kindling.data.streaming.manifest import StoredFile
 from kindling.data.streaming.shards import OpenShard, ShardDataset
 
 pytest.importorskip("litdata")
@@ -280,6 +281,41 @@ def test_a_read_that_gets_no_answer_once_is_survived(shards: Path, monkeypatch: 
     monkeypatch.setattr(OpenShard, "_read", hang)
     assert torch.equal(data.train.inputs[:40], expected.train.inputs[:40])
     assert answers == []
+
+
+def test_a_late_answer_to_an_earlier_attempt_does_not_change_which_shard_is_verified(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = StreamingDataModule(str(shards), timeout=0.2)
+    data.setup("fit")
+    stored, last = data.train.inputs.shards, len(data.train.inputs) - 1
+    answered, has_moved_on = threading.Event(), threading.Event()
+    attempts: list[threading.Thread] = []
+    read, forget, forgotten = OpenShard._read, store.FileStore.forget, list[str]()
+
+    def late(self: OpenShard, start: int, size: int) -> bytearray:
+        thread = threading.current_thread()
+        if thread not in attempts:
+            attempts.append(thread)
+        if thread is attempts[0]:
+            answered.wait()
+            if Path(self.file.name).name != Path(stored[0].file).name:
+                has_moved_on.set()
+        elif thread is attempts[1]:
+            answered.set()
+            has_moved_on.wait(5)
+            raise OSError(5, "Input/output error")
+        return read(self, start, size)
+
+    def record(self: store.FileStore, file: StoredFile) -> None:
+        forgotten.append(file.file)
+        forget(self, file)
+
+    monkeypatch.setattr(OpenShard, "_read", late)
+    monkeypatch.setattr(store.FileStore, "forget", record)
+    assert len(data.train.inputs[torch.tensor([0, last])]) == 2
+    assert has_moved_on.is_set()
+    assert forgotten == [stored[0].file] * 2
 
 
 def test_reading_takes_as_long_as_there_is_progress(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:

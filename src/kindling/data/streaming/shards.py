@@ -115,15 +115,20 @@ class ShardInputs:
 
         A shard whose reading fails is opened and verified again.
         """
-        current = next(iter(rows))  # shard that is being read
         for attempts_left in reversed(range(ATTEMPTS)):
             opened = {number: self._open(number) for number in rows}
+            begun = [
+                next(iter(rows))
+            ]  # the last one is being read; an earlier attempt, which may still read, has its own
 
-            def read(report_progress: ReportProgress, opened: Mapping[int, OpenShard] = opened) -> dict[int, Any]:
-                nonlocal current
+            def read(
+                report_progress: ReportProgress,
+                opened: Mapping[int, OpenShard] = opened,
+                begun: list[int] = begun,
+            ) -> dict[int, Any]:
                 found = {}
                 for number, shard in opened.items():
-                    current = number
+                    begun.append(number)
                     for row in rows[number]:
                         report_progress()
                         found[row] = number, shard.read(row - int(self.starts[number]))
@@ -132,11 +137,12 @@ class ShardInputs:
             try:
                 return within(self.store.timeout, read)  # one thread for all shards: starting it takes 50 µs
             except Exception as error:
+                failed = self.shards[begun[-1]]
                 if not attempts_left:
-                    raise self.store.unreadable(self.shards[current].file, error) from error
+                    raise self.store.unreadable(failed.file, error) from error
                 for number in opened:  # not closed: a thread that got no answer may still read them
                     del self._files[number]
-                self.store.forget(self.shards[current])
+                self.store.forget(failed)
         raise AssertionError
 
     def _open(self, number: int) -> OpenShard:
