@@ -78,7 +78,7 @@ def test_options_of_the_trainer_may_change_and_those_of_model_and_data_start_ano
     assert not NEXT.exists()
     change_record(RUN, status="stopped")
     other = kindling("fit", *TINY, *AUTO, "--model.dropout", "0.1")
-    reason = f"{RUN}, which is not complete, was started with other options, --model.dropout"
+    reason = f"{RUN}, which is not complete, was started with different options: --model.dropout"
     assert (other.code, f"--ckpt_path auto starts a new run: {reason}\n" in other.err) == (0, True)
     assert (RunMetadata.read(RUN).epochs, RunMetadata.read(NEXT).epochs) == (3, 2)
 

@@ -369,7 +369,11 @@ VALUES = {
     ("fit", "--config", "table_mlp", "--data.path", "photos/sale.csv", "--data.target", "y"): [
         "photos/sale.csv not found: did you mean photos/sales.csv?"
     ],
-    ("test", "--ckpt_path", "photos/salse.csv"): ["no checkpoint photos/salse.csv: did you mean photos/sales.csv?"],
+    ("test", "--ckpt_path", "photos/salse.ckpt"): ["no checkpoint photos/salse.ckpt: did you mean photos/sales.ckpt?"],
+    ("test", "--ckpt_path", "photos/sales"): ["there is no checkpoint photos/sales: give a file, a run folder"],
+    ("fit", "--config", "table_mlp", "--data.path", "photos/leaf.csv", "--data.target", "y"): [
+        "photos/leaf.csv not found: use a CSV"
+    ],
     ("test", "--ckpt_path", "nowhere.ckpt"): ["nowhere.ckpt", "a run folder, best or last"],
     ("test", "--ckpt_path", "best"): ["best.ckpt", "kindling fit"],
     ("test", "--ckpt_path", "empty.ckpt"): ["empty.ckpt is damaged, truncated or not a checkpoint"],
@@ -398,6 +402,7 @@ def faulty_files(folder: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Path("empty.ckpt").touch()
     Path("photos/leaf").mkdir(parents=True)
     Path("photos/sales.csv").write_text("x,y")
+    Path("photos/sales.ckpt").touch()
     Path("text.ckpt").write_text("hello")
     torch.save({"state_dict": {}, "surprise": Code()}, "code.ckpt")
     torch.save({"weights": torch.zeros(3)}, "plain.ckpt")

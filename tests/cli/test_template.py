@@ -117,7 +117,6 @@ def test_the_code_passes_mypy(project: Path) -> None:
     assert process.returncode == 0, process.stdout
 
 
-@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("project", "figure", "least", "most"),
     [("images", "accuracy", 0.9, 1), ("table", "accuracy", 0.9, 1), ("own", "loss", 0, 0.05)],

@@ -181,7 +181,7 @@ def test_the_same_command_continues_and_more_trials_can_be_added(kindling: Comma
 def test_a_study_killed_at_ten_random_moments_ends_like_one_that_was_not(
     kindling: Command, tune: list[str], number: signal.Signals
 ) -> None:
-    tune = [*tune, "--trials", "16", "--trainer.max_epochs", "50", "--early_stopping.patience", "null"]
+    tune = [*tune, "--trials", "24", "--trainer.max_epochs", "50", "--early_stopping.patience", "null"]
     command, environment = [sys.executable, "-m", "kindling", *tune], os.environ | {"OMP_NUM_THREADS": "1"}
     chance, kills = random.Random(0), 0
     while kills < 10:

@@ -25,6 +25,7 @@ from kindling import MLPClassifier, MNISTDataModule, SyntheticDataModule
 from kindling.evaluation.predictions import ConfusionCounts, Predictions
 from kindling.evaluation.report.confusion_matrix import confusion_section
 from kindling.evaluation.report.page import rows_to_compare
+from kindling.evaluation.result_files import name_of_data
 from kindling.evaluation.statistics import bootstrap_mean, bootstrap_scores, calibration, wilson
 from kindling.training import TestOutputCollector
 from kindling.utils.text import format_metric
@@ -383,9 +384,41 @@ def test_photos_are_shown_small(kindling: Command) -> None:
 def test_part_of_the_test_split_can_be_tested(kindling: Command, trained: Train) -> None:
     trained(*TINY)
     few = ["--data.eval_batch_size", "7", "--trainer.limit_test_batches", "2"]
-    assert kindling("test", "--ckpt_path", RUN, *few).code == 0
-    assert [row["row"] for row in written()[0]] == [str(number) for number in range(14)]
-    assert "14 test samples" in read(RUN).text
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    result = kindling("test", "--ckpt_path", RUN, *few)
+    assert (result.code, "test/accuracy" in result.out) == (0, True)
+    assert "test results not saved: --trainer.limit_test_batches differs from the run\n" in result.out
+    assert before == {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    assert kindling("fit", *TINY, *few).code == 0  # whose own test has no more samples
+    assert "14 test samples" in read(RUN.with_name("version_1")).text
+
+
+def test_results_of_other_data_have_files_of_their_own(kindling: Command, trained: Train) -> None:
+    trained(*TINY)
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    Path("other.py").write_text("from kindling import SyntheticDataModule\n\nclass Other(SyntheticDataModule): ...\n")
+    for options, name in (
+        (["--data.data_seed", "7"], "data_seed_7"),
+        (["--plugin", "other.py", "--data", "Other", "--data.num_samples", "250"], "Other_num_samples_250"),
+    ):
+        result = kindling("test", "--ckpt_path", RUN, *options)
+        assert result.code == 0, result.err
+        assert f"from the run: its own results are kept, these are in {RUN / f'test_{name}'}\n" in result.out
+        assert f"Test of tiny/version_0/test_{name}" in read(RUN / f"test_{name}").text
+        assert kindling("predict", "--ckpt_path", RUN, *options).code == 0
+        tested, predicted = (RUN / f"test_{name}/predictions.csv"), (RUN / f"predictions_{name}.csv")
+        assert tested.read_text().count("\n") == predicted.read_text().count("\n") > 1
+    assert before == {path: path.read_bytes() for path in before}
+    same = kindling("test", "--ckpt_path", RUN, "--model.hidden", "[8]", "--data.num_samples", "300")
+    assert (same.code, "not saved" in same.out, "differ" in same.out) == (0, False, False)
+    assert not list(RUN.glob("test_num*"))
+
+
+@pytest.mark.parametrize("part", ["x" * 100, "日" * 60], ids=["ascii", "chinese"])
+def test_names_of_other_data_fit_the_file_system(part: str) -> None:
+    found = name_of_data({"data_dir": f"{part}/{part}/{part}"})
+    Path(f"predictions_{found}.csv").touch()
+    assert found != name_of_data({"data_dir": f"{part}/{part}/{part}/{part}"})
 
 
 def test_images_are_compared_with_others_if_there_are_enough() -> None:

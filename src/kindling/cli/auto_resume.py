@@ -64,8 +64,6 @@ def _decide(options: Sequence[str]) -> str:
     heartbeats: dict[Path, str] = {}
     while (decision := _try_to_decide(options, heartbeats)) is None:
         sleep(POLL_SECONDS)
-    if not decision and not _is_dry(options):
-        _explain_new_run(options)
     return decision
 
 
@@ -77,9 +75,10 @@ def _try_to_decide(options: Sequence[str], heartbeats: dict[Path, str]) -> str |
         heartbeats: The first heartbeat seen of each such run; the run is alive once it has written another one.
     """
     wanted = _identity(options)
-    is_dry = _is_dry(options)
+    is_dry = bool(DRY.intersection(part.partition("=")[0] for part in options))
     with locked(RUNS / ".auto.lock"):  # two commands that start at the same time don't choose the same run
-        same = [(run, metadata) for run, metadata in _own_runs() if _identity_of(metadata) == wanted]
+        runs = _own_runs()
+        same = [(run, metadata) for run, metadata in runs if _identity_of(metadata) == wanted]
         job = current_job().get("job", "")
         same.sort(key=lambda one: (one[1].process.get("job") == job, one[1].started, natural_key(str(one[0]))))
         for run, metadata in reversed(same):
@@ -99,6 +98,8 @@ def _try_to_decide(options: Sequence[str], heartbeats: dict[Path, str]) -> str |
             if not is_dry:
                 claim(run, metadata)
             return f"{kind} {run}"
+    if not same and not is_dry:
+        _explain_new_run(wanted, runs)
     return ""
 
 
@@ -115,21 +116,18 @@ def _has_advanced(run_folder: Path, metadata: RunMetadata, heartbeats: dict[Path
     return False
 
 
-def _is_dry(options: Sequence[str]) -> bool:
-    return bool(DRY.intersection(part.partition("=")[0] for part in options))
-
-
-def _explain_new_run(options: Sequence[str]) -> None:
+def _explain_new_run(wanted: list[list[str]], runs: Sequence[tuple[Path, RunMetadata]]) -> None:
     """Print which options prevent the newest unfinished run of the same recipe from being resumed."""
-    wanted = _identity(options)
-    for run, metadata in sorted(_own_runs(), key=lambda one: one[1].started, reverse=True):
+    for run, metadata in sorted(runs, key=lambda one: one[1].started, reverse=True):
         found = _identity_of(metadata)
-        if metadata.status == "finished" or found is None or found[:1] != wanted[:1]:
+        if status_of(metadata) in ("finished", "running") or found is None or found[:1] != wanted[:1]:
             continue
-        if names := [f"--{option[0]}" for option in (*found, *wanted) if (option in found) != (option in wanted)]:
-            differ = f"was started with other options, {join_names([*dict.fromkeys(names)])}"
-            say(f"--ckpt_path auto starts a new run: {run}, which is not complete, {differ}", stderr=True)
-            return
+        names = dict.fromkeys(
+            f"--{option[0]}" for option in (*found, *wanted) if (option in found) != (option in wanted)
+        )
+        differ = f"different options: {join_names([*names])}" if names else "the same options in a different order"
+        say(f"--ckpt_path auto starts a new run: {run}, which is not complete, was started with {differ}", stderr=True)
+        return
 
 
 def _own_runs() -> list[tuple[Path, RunMetadata]]:

@@ -22,7 +22,7 @@ Config = dict[str, Any]
 
 
 def config_from_checkpoint(
-    checkpoint: Path, stored: dict[str, Any], command: str, typed: Sequence[str], configs: Sequence[Path]
+    checkpoint: Path, stored: dict[str, Any], command: str, typed: Sequence[str], recipes: Sequence[Config]
 ) -> Config:
     """Return the config with which a command uses a checkpoint.
 
@@ -34,8 +34,8 @@ def config_from_checkpoint(
         ValueError: If the run was created elsewhere, and its config would run code or read files outside the run.
     """
     run_folder = run_folder_of(checkpoint)
-    config, model = _config_of_run(run_folder / "config.yaml"), class_config(stored["hyper_parameters"])
-    _check_code(config, model, checkpoint, stored, command, typed_arguments("model", typed, configs))
+    config, model = config_of_run(run_folder / "config.yaml"), class_config(stored["hyper_parameters"])
+    _check_code(config, model, checkpoint, stored, command, typed_arguments("model", typed, recipes))
     arguments = stored.get("datamodule_hyper_parameters", {})
     source = run_folder / "config.yaml" if "data" in config else checkpoint
     if "data" not in config and "_class_path" in arguments:
@@ -45,14 +45,14 @@ def config_from_checkpoint(
             use_split_of_run(config["data"], run_folder)
         is_our_checkpoint = is_own_checkpoint(stored, checkpoint)
         if not (is_our_checkpoint if source == checkpoint else is_own(source)):
-            data_typed = typed_arguments("data", typed, configs)
+            data_typed = typed_arguments("data", typed, recipes)
             check_functions(config["data"], data_typed, source)
             known = arguments if is_our_checkpoint else {}
             check_files(config["data"], data_typed, run_folder, source, known, command)
     return _config_of_fit(config, model) if command == "fit" else _config_of_evaluation(config, model)
 
 
-def _config_of_run(path: Path) -> Config:
+def config_of_run(path: Path) -> Config:
     """Return the `config.yaml` of a run, or its safe parts if it is another user's; empty if there is none."""
     config = read_yaml(path) if path.exists() and path.stat().st_size else {}
     return config if is_own(path) else drop_unsafe(config, path)

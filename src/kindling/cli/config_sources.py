@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 
-from kindling.cli.checkpoint_config import config_from_checkpoint
+from kindling.cli.checkpoint_config import config_from_checkpoint, config_of_run
 from kindling.cli.command_line import AUTO, group_options, option_name, option_values
+from kindling.cli.parser import to_plain
 from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_recipes
+from kindling.data import BaseDataModule
 from kindling.models.data_arguments import DATA_ARGUMENTS
 from kindling.runs.checkpoints import read_checkpoint, restore_last
 from kindling.runs.find_checkpoint import find_checkpoint
+from kindling.runs.folders import run_folder_of
 from kindling.runs.untrusted_files import argument_names, typed_arguments
 from kindling.utils.errors import UsageError, UsageErrorParser
 
@@ -68,13 +71,13 @@ class Sources:
             else:
                 checkpoint = find_checkpoint(named.ckpt_path)
             stored = restore_last(checkpoint) if command == "fit" else read_checkpoint(checkpoint)
-            config = config_from_checkpoint(checkpoint, stored, command, typed, configs)
+            config = config_from_checkpoint(checkpoint, stored, command, typed, recipes)
         elif command != "fit" and not {"-h", "--help"}.intersection(typed):
             for name in map(option_name, group_options(others)):
                 if "." not in name and name.startswith(("ckpt", "checkpoint")):
                     raise UsageError(f"there is no option {name}: did you mean ckpt_path?")
             raise UsageError(f"{command} needs a trained model: --ckpt_path best, last, a run folder or a file")
-        given = typed_arguments("model", typed, configs) | argument_names(config.get("model"))
+        given = typed_arguments("model", typed, recipes) | argument_names(config.get("model"))
         return cls(typed, configs, recipes, checkpoint, stored, config, given.intersection(DATA_ARGUMENTS))
 
     @property
@@ -94,18 +97,30 @@ class Sources:
     def changed_options(self, model: LightningModule) -> list[str]:
         """Return the options of a model that differ from those in the checkpoint."""
         stored = self.stored.get("hyper_parameters", {})
-        typed = typed_arguments("model", self.typed, self.configs)
-        return sorted(f"--model.{name}" for name in typed if model.hparams.get(name) != stored.get(name))
+        typed = typed_arguments("model", self.typed, self.recipes)
+        return sorted(f"--model.{name}" for name in typed if not _is_same(model.hparams.get(name), stored.get(name)))
 
-    def other_data(self, data: Any) -> dict[str, Any]:
-        """Return the typed options, without `--data.`, with which a data module has other samples than the run."""
-        stored = self.stored_config.get("data") or {}
-        if stored.get("class_path", "").rpartition(".")[2] not in ("", type(data).__name__):
-            return {"data": type(data).__name__}
-        typed = typed_arguments("data", self.typed, self.configs)
-        before = stored.get("init_args") or {}
-        values = {name: data.hparams.get(name) for name in getattr(data, "sample_options", ()) if name in typed}
-        return {name: value for name, value in values.items() if not _is_same(value, before.get(name))}
+    def other_data(self, data: LightningDataModule | None) -> dict[str, Any]:
+        """Return the typed options of a data module that choose other samples than those of the run, and their values.
+
+        Their names are without `--data.`; another class is the option `data`.
+        """
+        if data is None or self.checkpoint is None:
+            return {}
+        typed = typed_arguments("data", self.typed, self.recipes)
+        names = [name for name in getattr(data, "sample_options", BaseDataModule.sample_options) if name in typed]
+        options = {name: data.hparams.get(name) for name in names}
+        # `stored_config` has the `split.csv` of the run, which may have been trained with another file of splits.
+        configs = [self.stored_config, config_of_run(run_folder_of(self.checkpoint) / "config.yaml")]
+        known = [config["data"] for config in configs if config.get("data")]
+        if known and all(each["class_path"].rpartition(".")[2] != type(data).__name__ for each in known):
+            return {"data": type(data).__name__, **options}
+        stored = [each.get("init_args") or {} for each in known]
+        return {
+            name: value
+            for name, value in options.items()
+            if not any(_is_same(value, arguments.get(name)) for arguments in stored)
+        }
 
     @property
     def arguments(self) -> list[str]:
@@ -117,7 +132,7 @@ def _is_same(value: Any, other: Any) -> bool:
     """Return whether two values of an option are equal, or paths of the same file."""
     if isinstance(value, str | Path) and isinstance(other, str | Path):
         return os.path.realpath(value) == os.path.realpath(other)
-    return bool(value == other)
+    return bool(to_plain(value) == to_plain(other))
 
 
 def classes_first(typed: Sequence[str]) -> list[str]:

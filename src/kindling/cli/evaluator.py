@@ -39,6 +39,7 @@ class Evaluator:
         collector: The Trainer's callback that collects the outputs of a test.
         keeps_all: Whether `predictions.csv` gets the probability of each class, also of very many.
         command_line: The command, which the test report shows.
+        other_data: Options of the data, without `--data.`, that choose other samples than those of the run.
     """
 
     trainer: Trainer
@@ -47,6 +48,7 @@ class Evaluator:
     collector: TestOutputCollector
     keeps_all: bool
     command_line: str
+    other_data: Mapping[str, object]
 
     def validate(self, checkpoint: Path, **kwargs: Any) -> None:
         """Evaluate a checkpoint on the validation split."""
@@ -63,7 +65,6 @@ class Evaluator:
         checkpoint: Path | None,
         session: RunSession | None,
         changed: Sequence[str] = (),
-        other_data: Mapping[str, object] | None = None,
         **kwargs: Any,
     ) -> None:
         """Evaluate a model on the test split, and write the results into its run folder.
@@ -72,8 +73,6 @@ class Evaluator:
             checkpoint: The checkpoint; None for the current weights.
             session: The run that `fit` has just trained, if any.
             changed: Options that differ from those of the run; its results are kept if there are any.
-            other_data: Options that choose other test samples than those of the run; the results then have a folder of
-                their own.
             **kwargs: Arguments of `Trainer.test`.
         """
         check_stage("test", self.model, self.data, "test")
@@ -85,19 +84,19 @@ class Evaluator:
         if failure:
             raise failure
         if changed:
-            differ = "differs" if len(changed) == 1 else "differ"
-            say(f"test results not saved: {join_names(changed)} {differ} from the run")
+            say(f"test results not saved: {_differ(changed)} from the run")
             return
         if not checkpoint and session:
             checkpoint = session.path / "checkpoints" / weights  # determines folder and title of the results
         if not checkpoint or self._is_fast_dev_run:
             return
         results = checkpoint, metrics, self.collector, self.model, self.data, self.command_line, self.keeps_all
-        folder = folder_of_test(checkpoint, other_data or {})
+        folder = folder_of_test(checkpoint, self.other_data)
         if report := save_test_results(folder, *results):
             say(f"report: {report}")
-        if other_data:
-            say(f"these are results of other data than the run's, so they have their own folder: {folder}")
+        if self.other_data:
+            differing = _differ(["--data" if name == "data" else f"--data.{name}" for name in self.other_data])
+            say(f"{differing} from the run: its own results are kept, these are in {folder}")
         if session:
             save_outputs(session.path, self.collector, self.data)
             session.record.mark_tested()
@@ -116,7 +115,9 @@ class Evaluator:
             if self.trainer.world_size > 1:
                 batches = gather_predictions(self.trainer, batches, as_one=is_short)
         if not self._is_fast_dev_run and self.trainer.is_global_zero:
-            written, number = save_predictions(checkpoint, batches, self.model, self.data, self.keeps_all)
+            written, number = save_predictions(
+                checkpoint, batches, self.model, self.data, self.keeps_all, self.other_data
+            )
             print_threshold(self.model)
             say(f"{number:,} predictions: {written}")
             check_readable(written, self.data)
@@ -128,3 +129,8 @@ class Evaluator:
     @property
     def _is_fast_dev_run(self) -> bool:
         return bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def _differ(options: Sequence[str]) -> str:
+    """Return the names of options and the verb that follows."""
+    return f"{join_names(options)} {'differs' if len(options) == 1 else 'differ'}"

@@ -190,7 +190,7 @@ class KindlingCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the test split and write the results into its run folder."""
         checkpoint = kwargs["ckpt_path"] if self.command == "fit" else self.checkpoint
-        self._evaluator.test(checkpoint, self.session, self._changed, self._other_data, **kwargs)
+        self._evaluator.test(checkpoint, self.session, self._changed, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions of the checkpoint into its run folder."""
@@ -240,7 +240,7 @@ class KindlingCLI(LightningCLI):
     @property
     def _evaluator(self) -> Evaluator:
         parts = self.trainer, self.model, self.datamodule, self.collector
-        return Evaluator(*parts, self._keeps_all, self._command_line)
+        return Evaluator(*parts, self._keeps_all, self._command_line, self._other_data)
 
     @property
     def _command_line(self) -> str:
@@ -271,13 +271,16 @@ class KindlingCLI(LightningCLI):
 
     @property
     def _changed(self) -> list[str]:
-        """Options of the model that make the results of `test` those of another model than the checkpoint's."""
-        return self.sources.changed_options(self.model) if self.command == "test" else []
+        """Options with which `test` evaluates another model than the checkpoint's, or a part of the test split."""
+        if self.command != "test":
+            return []
+        is_limited = self._config["trainer"]["limit_test_batches"] not in (None, 1.0)
+        return [*self.sources.changed_options(self.model), *["--trainer.limit_test_batches"] * is_limited]
 
     @property
     def _other_data(self) -> dict[str, Any]:
-        """Options of the data with which `test` evaluates other samples than those of the run."""
-        return self.sources.other_data(self.datamodule) if self.command == "test" else {}
+        """Options of the data with which `test` and `predict` read other samples than those of the run."""
+        return self.sources.other_data(self.datamodule) if self.command in ("test", "predict") else {}
 
     @property
     def _is_diagnostic(self) -> bool:

@@ -196,7 +196,7 @@ class BaseDataModule(LightningDataModule):
     @property
     def origin(self) -> str:
         """Folder or file that the samples come from, for messages; the class name if no argument sets one."""
-        return str(self.hparams.get("path", self.hparams.get("data_dir", type(self).__name__)))
+        return str(self.hparams.get("path") or self.hparams.get("data_dir") or type(self).__name__)
 
     @property
     def tested_origin(self) -> str:

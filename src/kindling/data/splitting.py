@@ -78,9 +78,9 @@ def draw_splits(
         drawn = rest[_draw_stratified(labels[rest], fraction, seed)]
         if not len(drawn):
             others = [split for split in sizes if split in splits]
-            lacks = f"the {others[0]} split leaves no class" if others else "no class has"
+            reason = f"the {others[0]} split leaves no class" if others else "no class has"
             raise ValueError(
-                f"`{name}_split` is {size}, but {lacks} two {constraints.noun}: one to train on and one for {name}"
+                f"`{name}_split` is {size}, but {reason} two {constraints.noun}: one to train on and one for {name}"
             )
         splits[drawn] = name
     return splits

@@ -106,8 +106,6 @@ class Service:
             """Predict the samples in the body: numbers or rows as JSON, an image file, or a form with image files."""
             current = model.current
             card = current.predictor.card
-            if unknown := [name for name in request.query_params if name != "top"]:
-                raise HTTPException(400, f"there is no parameter {unknown[0][:20]}: the only one is top")
             try:
                 with self.reader.reservation() as reserve:
                     inputs = await self.reader.read(request, current.predictor, current.max_samples, reserve)

@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,11 @@ from kindling.evaluation.report import write_report
 from kindling.models import ClassificationTask, MultiLabelTask, RegressionTask
 from kindling.models.batches import batch_size
 from kindling.models.many_classes import TopClasses
-from kindling.runs.folders import run_folder_of
+from kindling.runs.folders import MAX_NAME_BYTES, run_folder_of
 from kindling.training import TestOutputCollector
 from kindling.utils.console import progress
 from kindling.utils.files import atomic_write, write_json
 from kindling.utils.text import join_names
-
-MAX_FOLDER_NAME = 100  # characters of up to 2 bytes in the 255 bytes of file systems
 
 
 def is_writable(run: Path) -> bool:
@@ -68,6 +68,7 @@ def save_predictions(
     model: LightningModule,
     data: LightningDataModule | None,
     all_classes: bool = False,
+    other_data: Mapping[str, object] | None = None,
 ) -> tuple[Path, int]:
     """Write the predictions of a checkpoint into its run folder, and return the file and the number of predictions.
 
@@ -78,6 +79,8 @@ def save_predictions(
     run, labels, name = run_folder_of(checkpoint), None, "predictions"
     if others := getattr(data, "predict", None) if isinstance(data, BaseDataModule) else None:
         name += f"_{Path(others).resolve().stem}"
+    elif other_data:
+        name += f"_{name_of_data(other_data)}"
     table = _as_table(batches, model, data)
     written = run / f"{name}.{'pt' if table is None else 'csv'}"
     with written_to(run):
@@ -144,18 +147,32 @@ def _as_table(
 
 
 def folder_of_test(checkpoint: Path, other_data: Mapping[str, object]) -> Path:
-    """Return the folder of the results of a test: the run folder, or one inside it for other data than the run's.
-
-    Args:
-        checkpoint: The tested checkpoint.
-        other_data: Options that choose other test samples, and their values.
-    """
-    names = [
-        Path(value).resolve().stem if isinstance(value, str | Path) else f"{option}_{value}"
-        for option, value in other_data.items()
-    ]
+    """Return the folder of the results of a test: the run folder, or one inside it for other data than the run's."""
     run = run_folder_of(checkpoint)
-    return run / "_".join(["test", *dict.fromkeys(names)])[:MAX_FOLDER_NAME] if names else run
+    return run / f"test_{name_of_data(other_data)}" if other_data else run
+
+
+def name_of_data(other_data: Mapping[str, object]) -> str:
+    """Return a part of a file name for other data than the run's.
+
+    Examples:
+        >>> name_of_data({"data_dir": "../photos/new", "labels": "new labels.csv"}), name_of_data({"data_seed": 7})
+        ('photos_new_new_labels.csv', 'data_seed_7')
+    """
+    text = " ".join(_name_value(option, value) for option, value in other_data.items())
+    name = re.sub(r"[^\w.-]+", "_", text).strip("._")
+    if len(name.encode()) <= MAX_NAME_BYTES:
+        return name or "other_data"
+    digest = blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{digest}{name.encode()[-MAX_NAME_BYTES:].decode(errors='ignore')}"
+
+
+def _name_value(option: str, value: object) -> str:
+    """Return a path without the suffix of a file, or another value with its option."""
+    if not isinstance(value, str | Path):
+        return f"{option} {value}"
+    path = Path(value)
+    return str(path.with_suffix("") if path.is_file() else path)
 
 
 @rank_zero_only

@@ -37,7 +37,7 @@ def find_checkpoint(
         has_ensemble = (path / REPEAT_FILE).exists() and written_checkpoints(path / ENSEMBLE)
         folder, kind = path / ENSEMBLE if has_ensemble else best_trial(path) or path, prefer
     else:
-        near = suggest(str(where), names) or suggest_path(where)
+        near = suggest(str(where), names) or suggest_path(where, _may_have_checkpoint)
         near = near or f": give a file, a run folder, {', '.join(names[:-1])} or {names[-1]}"
         raise FileNotFoundError(f"there is no checkpoint {where}{near}")
     written = written_checkpoints(folder)
@@ -49,6 +49,10 @@ def find_checkpoint(
         existing = " or ".join(names or [written[-1].name])
         raise FileNotFoundError(f"there is no {found}: choose another checkpoint, {existing}")
     return _with_its_run(found)
+
+
+def _may_have_checkpoint(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".ckpt"
 
 
 def best_trial(study: Path) -> Path | None:

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path, PurePath
@@ -95,9 +95,9 @@ def check_functions(model: Mapping[str, Any], typed: Collection[str], source: Pa
                     )
 
 
-def typed_arguments(group: str, typed: Sequence[str], configs: Sequence[Path]) -> set[str]:
-    """Return the names of a group's arguments, model or data, on the command line or in its config files."""
-    names = set()
+def typed_arguments(group: str, typed: Sequence[str], recipes: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the names of a group's arguments, model or data, on the command line or in its recipes."""
+    names: set[str] = set()
     for option, following in zip_longest(typed, typed[1:], fillvalue=""):
         option, _, value = option.partition("=")
         if option.startswith(f"--{group}."):
@@ -105,10 +105,7 @@ def typed_arguments(group: str, typed: Sequence[str], configs: Sequence[Path]) -
         elif option == f"--{group}":
             with suppress(yaml.YAMLError):
                 names |= argument_names(yaml.safe_load(value or following))
-    for config in configs:
-        with suppress(OSError, UnicodeDecodeError, AttributeError):
-            names |= argument_names(yaml.safe_load(config.read_text("utf-8")).get(group))
-    return names
+    return names.union(*(argument_names(recipe.get(group)) for recipe in recipes))
 
 
 def argument_names(group: Any) -> set[str]:

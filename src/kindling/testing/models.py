@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor
 from typing_extensions import override
 
@@ -103,29 +104,19 @@ def _check_gradients(model: LightningModule, data: LightningDataModule) -> None:
     assert not infinite, f"{name}: the gradient of {infinite} is NaN or infinite"
 
 
-class _LossRecorder(Callback):
-    """Records the loss of each step."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        self.losses.append(float(outputs["loss"]))
-
-
 def _check_overfits(model: LightningModule, data: LightningDataModule) -> None:
     name = type(model).__name__
     if isinstance(model, BaseTask):
         result = overfit_batch(model, data, accelerator="cpu")
         assert result.succeeded, f"{name} cannot overfit one batch: {str(result).partition(': ')[2]}"
     elif model.automatic_optimization:
-        recorder = _LossRecorder()
+        losses: list[float] = []
+        recorder = LambdaCallback(on_train_batch_end=lambda *hook: losses.append(float(hook[2]["loss"])))
         small_trainer(recorder, max_epochs=-1, max_steps=500, limit_val_batches=0, overfit_batches=1).fit(model, data)
-        before, after = recorder.losses[0], min(recorder.losses[-20:])
+        before, after = losses[0], min(losses[-20:])
         assert after < 0.5 * before, (
             f"{name} cannot overfit one batch: its loss went from {before:.3g} to {after:.3g} in "
-            f"{len(recorder.losses)} steps; check the learning rate, and that all layers contribute to the loss"
+            f"{len(losses)} steps; check the learning rate, and that all layers contribute to the loss"
         )
 
 

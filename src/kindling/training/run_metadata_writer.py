@@ -3,12 +3,10 @@
 import math
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -17,7 +15,7 @@ from typing_extensions import override
 
 from kindling.runs.metadata import RunMetadata, git_commit, utc_timestamp, versions
 from kindling.runs.process import process_info
-from kindling.runs.text_files import read_text
+from kindling.runs.run import Run
 from kindling.utils.errors import describe_killed_worker, logging_errors, unwrap_worker_error
 
 MAX_REASON_LENGTH = 300  # characters
@@ -154,9 +152,5 @@ class RunMetadataWriter(Callback):
 
 
 def settings(run_folder: Path) -> dict[str, Any]:
-    """Return the `config.yaml` of a run without `data.split`, which a resumed run sets itself; empty if unreadable."""
-    with suppress(OSError, yaml.YAMLError, AttributeError):  # the file may have been edited
-        config: dict[str, Any] = yaml.safe_load(read_text(run_folder / "config.yaml"))
-        config.get("data", {}).get("init_args", {}).pop("split", None)
-        return config
-    return {}
+    """Return the options in the `config.yaml` of a run without `data.split`, which a resumed run sets itself."""
+    return {name: value for name, value in Run.read(run_folder).settings().items() if name != "data.split"}

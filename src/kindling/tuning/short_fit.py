@@ -1,13 +1,12 @@
 """A short fit of a cloned model without side effects: no files, and the random state is restored."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
-from typing_extensions import override
 
 from kindling.models.task import BaseTask
 from kindling.utils.console import progress
@@ -56,19 +55,8 @@ def short_fit(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[*callbacks, _Advance(advance)],
+            callbacks=[*callbacks, LambdaCallback(on_train_batch_end=lambda *_: advance(1))],
             **options,
         )
         trainer.fit(model, data)
     return trainer
-
-
-class _Advance(Callback):
-    """Advances a progress bar by one with each batch."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance = advance
-
-    @override
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.advance(1)

@@ -4,10 +4,12 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 MIN_PATH_RATIO = 0.75  # suffixes make the names of files similar
+MAX_SEARCHED = 2_000  # files of a folder
 
 _program_name = ["kindling"]
 
@@ -39,28 +41,28 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
     return f": did you mean {group}{near}?" if near else ""
 
 
-def suggest_path(path: str | Path) -> str:
-    """Return a hint with an existing path whose only other part is the first one of `path` that does not exist."""
+def suggest_path(path: str | Path, is_usable: Callable[[Path], bool] = Path.exists) -> str:
+    """Return a hint with a usable path whose only other part is the first one of `path` that does not exist.
+
+    Returns "" if there is none, and in folders of so many files that a search would take long.
+    """
     missing = Path(path)
     folder = next((parent for parent in missing.parents if parent.is_dir()), None)
-    if folder is None or not os.access(folder, os.R_OK):
+    if missing.exists() or folder is None or not os.access(folder, os.R_OK):
         return ""
     name, *others = missing.relative_to(folder).parts
-    near = folder.joinpath(nearest(name, os.listdir(folder), MIN_PATH_RATIO), *others)
-    return f": did you mean {near}?" if near.exists() and near != folder else ""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in islice(entries, MAX_SEARCHED)]
+    usable = [each for each in names if is_usable(folder.joinpath(each, *others))]
+    near = difflib.get_close_matches(name, usable, n=1, cutoff=MIN_PATH_RATIO) if len(names) < MAX_SEARCHED else []
+    return f": did you mean {folder.joinpath(near[0], *others)}?" if near else ""
 
 
-def nearest(name: str, known: Iterable[str], min_ratio: float = 0.6) -> str:
-    """Return the known name that is most similar, or begins or ends the same, ignoring case; empty if none is.
-
-    Args:
-        name: The unknown name.
-        known: The known names.
-        min_ratio: Least similarity, as `difflib` computes it.
-    """
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most similar, or begins or ends the same, ignoring case; empty if none is."""
     names = {candidate.lower(): candidate for candidate in known}
     typed = name.lower()
-    near = difflib.get_close_matches(typed, names, n=1, cutoff=min_ratio)
+    near = difflib.get_close_matches(typed, names, n=1)
     near = near or [key for key in names if typed and key.startswith(typed)]
     near = near or [key for key in names if typed and key.endswith(f"_{typed}")]
     return names[near[0]] if near else ""

@@ -133,8 +133,8 @@ def test_test_images_were_not_trained_on_even_if_images_were_added(kindling: Com
     write("photos", 30, first=30)
     result = kindling("predict", "--ckpt_path", "best")
     assert result.code == 0, result.err
-    unlisted = f"90 images of photos, not in {RUN / 'split.csv'}, can't be used: cat/30.png, cat/31.png and 88 more"
-    assert f"{unlisted} (added since training, or broken); a new run uses new images\n" in result.err
+    new = f"not used: 90 images of photos, newer than {RUN / 'split.csv'} and not listed there"
+    assert f"{new} (cat/30.png, cat/31.png and 88 more); to use them, start a new run\n" in result.err
     assert [row["file"] for row in table(RUN / "predictions.csv")] == held_out
     (Path("photos") / held_out[0]).unlink()
     result = kindling("test", "--ckpt_path", "best")
@@ -1132,7 +1132,7 @@ def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(k
     fit_in_given_splits(kindling, "train val test")
     write("others", 4, first=90)
     of_run = kindling("test", "--ckpt_path", "best", "--data.data_dir", "./photos")
-    assert (of_run.code, "other data" in of_run.out) == (0, False)
+    assert (of_run.code, "differs" in of_run.out) == (0, False)
     results = [RUN / name for name in ("predictions.csv", "test_metrics.json", "report.html")]
     before = [path.read_bytes() for path in results]
     events = [path for path in RUN.rglob("*") if "tfevents" in path.name]
@@ -1140,7 +1140,7 @@ def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(k
     assert result.code == 0, result.err
     assert "others is not the folder that the model was trained on: all of its 12 images are used" in result.err
     folder = RUN / "test_others"
-    assert f"results of other data than the run's, so they have their own folder: {folder}\n" in result.out
+    assert f"--data.data_dir differs from the run: its own results are kept, these are in {folder}\n" in result.out
     assert len(table(folder / "predictions.csv")) == 12
     assert {path.name for path in folder.iterdir()} >= {path.name for path in results}
     assert "12 test samples of ImageFolderDataModule in others ·" in (folder / "report.html").read_text()

@@ -1,6 +1,7 @@
 """The labeled images of a folder: those of a `split.csv`, of a file of labels or of class folders."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def find_labeled(
         is_other = _is_other(root, samples, labels, split, options, fitted)
         if not is_other:
             if fitted and not labels and split.with_name("run.json").exists():
-                _report_unlisted(root, samples, split)
+                _report_new(root, samples, split)
             given = LabeledImages(samples, task)
             return given if fitted else _constrain(given, split, labels, root, options)
     if labels is None and fitted.get("task", "classification") != "classification":
@@ -94,16 +95,20 @@ def _is_other(
     return False
 
 
-def _report_unlisted(root: Path, samples: Sequence[Sample], split: Path) -> None:
-    """Warn about images that the `split.csv` of a run does not list, and so no command uses."""
-    known = {sample.file for sample in samples}
-    unlisted = [file for file in list_images(root).images if "/" in file and file not in known]
-    if unlisted:
-        names = join_names(unlisted, 2)
+def _report_new(root: Path, samples: Sequence[Sample], split: Path) -> None:
+    """Warn about images newer than the `split.csv` of a run, which does not list them: no command uses them."""
+    known, written = {os.path.normpath(sample.file) for sample in samples}, split.stat().st_mtime
+    others = [file for file in list_images(root).images if "/" in file and os.path.normpath(file) not in known]
+    if new := [file for file in others if _changed_at(root / file) > written]:
         logger.warning(
-            f"{count_noun(len(unlisted), 'image', 'images')} of {root}, not in {split}, can't be used: {names} (added "
-            "since training, or broken); a new run uses new images"
+            f"not used: {count_noun(len(new), 'image', 'images')} of {root}, newer than {split} and not listed there "
+            f"({join_names(new, 2)}); to use them, start a new run"
         )
+
+
+def _changed_at(path: Path) -> float:
+    """Return when a file was written, or copied to its place."""
+    return max(path.stat().st_mtime, path.stat().st_ctime)
 
 
 def _compare(

@@ -18,7 +18,7 @@ LAYOUT = "<class>/*.jpg or {train,val,test}/<class>/*.jpg"
 def check_folder(root: Path) -> None:
     """Raise FileNotFoundError if the folder does not exist."""
     if not root.is_dir():
-        advice = suggest_path(root) or f": set --data.data_dir to a folder with {LAYOUT}"
+        advice = suggest_path(root, Path.is_dir) or f": set --data.data_dir to a folder with {LAYOUT}"
         raise FileNotFoundError(f"folder {root} not found{advice}")
 
 

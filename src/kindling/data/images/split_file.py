@@ -19,7 +19,7 @@ def read_image_split(path: Path, needed: Sequence[str] = SPLITS) -> tuple[ImageT
         ValueError: If it is not such a file, or has no images in one of the `needed` splits.
     """
     if not path.is_file():
-        advice = suggest_path(path) or ": set --data.split to a CSV with columns file, class and split"
+        advice = suggest_path(path, Path.is_file) or ": set --data.split to a CSV with columns file, class and split"
         raise FileNotFoundError(f"{path} not found{advice}")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets may write a byte order mark

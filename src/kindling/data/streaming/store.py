@@ -52,7 +52,9 @@ class FileStore:
     def _read_manifest(self) -> Manifest:
         if not self._origin.is_remote and not Path(self.root, FILE).exists():
             if not Path(self.root).is_dir():
-                advice = suggest_path(self.root) or ": set --data.path to what kindling prepare has written"
+                advice = (
+                    suggest_path(self.root, Path.is_dir) or ": set --data.path to what kindling prepare has written"
+                )
                 raise FileNotFoundError(f"folder {self.root} not found{advice}")
             unfinished = Path(self.root, UNFINISHED).exists()
             hint = "its preparation was interrupted: run the same" if unfinished else "write it with"

@@ -1,7 +1,6 @@
 """Data module for a CSV or Parquet file with a target column of classes or numbers."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -21,7 +20,7 @@ from kindling.data.tables.ensembles import combine_fitted
 from kindling.data.tables.files import read_table
 from kindling.data.tables.learning import encode_labeled_rows, learn_table, read_test_target
 from kindling.data.tables.rows import encode_rows, find_numeric_features, width
-from kindling.data.tables.same_data import check_columns, check_digest, digest_rows, warn_trained_rows
+from kindling.data.tables.same_data import check_columns, check_digest, digest_rows
 from kindling.data.tables.split_columns import read_constraints
 from kindling.data.tables.splits import make_table_splits, write_table_split
 from kindling.data.tables.table_file import TableFile
@@ -84,6 +83,11 @@ class TableDataModule(LearnedTargets):
         self.groups, self.time, self.fold = groups, time, fold
         if fold is not None:
             check_fold(fold, "rows", test_path=test_path, split=split)
+        if test_path is not None and Path(test_path).resolve() == Path(path).resolve():
+            raise ValueError(
+                f"`test_path` {test_path} is `path` itself, whose rows are trained on: leave it out to test the rows "
+                "that `test_split` holds out"
+            )
         self.path, self.target, self.drop = path, target, drop
         self._task = task
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
@@ -218,17 +222,10 @@ class TableDataModule(LearnedTargets):
             return self._rows_of(split)
         target = read_test_target(self.test_path, self.target, self.missing, self.fitted)
         self.tested = target.table.frame[target.known]
-        self._warn_trained_rows(target)
         if self.groups or self.time:
             tested = read_constraints(target.table, self.groups, self.time, target.known, self.file)
             self.constraints.check_test(tested, self.splits)
         return encode_labeled_rows(target, self.fitted_state["columns"], target.known)
-
-    def _warn_trained_rows(self, tested: Target) -> None:
-        """Warn if rows of `test_path` are training rows, unless these are not known any more."""
-        with suppress(ValueError, OSError):  # `path` may have changed since training, or not be here
-            if self.split is not None or not self.resumes:
-                warn_trained_rows(tested.table, tested.known, self.file, self.splits)
 
     def _rows_of(self, split: str) -> Batch:
         inputs, targets = self.rows

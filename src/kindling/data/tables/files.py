@@ -34,7 +34,7 @@ def read_table(path: str | Path) -> "DataFrame":
     if path.is_dir():
         raise FileNotFoundError(f"{path} is a folder: use a CSV or Parquet file")
     if not path.is_file():
-        raise FileNotFoundError(f"{path} not found{suggest_path(path) or ': use a CSV or Parquet file'}")
+        raise FileNotFoundError(f"{path} not found{suggest_path(path, Path.is_file) or ': use a CSV or Parquet file'}")
     with progress(f"reading {path}"):
         frame = read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else read_csv(path)
     if len(frame) == 0:

@@ -1,7 +1,6 @@
 """Checks that a table is the one that a checkpoint was trained on."""
 
 import hashlib
-import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kindling.data.tables.table_file import TableFile
-from kindling.utils.text import count_part, join_names
-
-logger = logging.getLogger(__name__)
-
-TOLERATED = 0.01  # of the test rows may equal training rows
-MARGIN = 5  # times as many as of the validation rows, which are few
+from kindling.utils.text import join_names
 
 
 def check_columns(path: str | Path, current: Collection[str], fitted: dict[str, Any]) -> None:
@@ -52,30 +45,6 @@ def check_digest(path: str | Path, digest: str, fitted: dict[str, Any], resumes:
         f"{path} or its split changed since training, so the test split may contain training rows: set "
         "--data.test_path to unseen rows"
     )
-
-
-def warn_trained_rows(
-    tested: TableFile, rows: NDArray[np.bool_], table: TableFile, splits: NDArray[np.object_]
-) -> None:
-    """Warn about test rows that equal training rows, unless as many validation rows do so by chance.
-
-    Args:
-        tested: The file of test rows.
-        rows: Which of its rows are tested, (N,).
-        table: The file of the other rows.
-        splits: The split of each of these, (M,).
-    """
-    from pandas.util import hash_pandas_object
-
-    columns = [name for name in table.frame if name in tested.frame]
-    digests = hash_pandas_object(table.frame[columns].astype(str), index=False).to_numpy()
-    equal = np.isin(
-        hash_pandas_object(tested.frame.loc[rows, columns].astype(str), index=False), digests[splits == "train"]
-    )
-    chance = np.isin(digests[splits == "val"], digests[splits == "train"])
-    if equal.mean() > TOLERATED + (MARGIN * chance.mean() if len(chance) else 0):
-        number = count_part(int(equal.sum()), len(equal), "rows", "equals a training row", "equal training rows")
-        logger.warning(f"{tested.path}: {number} of {table.path}, so the results are better than for unseen rows")
 
 
 def _changed(path: str | Path, reason: str) -> ValueError:

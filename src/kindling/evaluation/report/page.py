@@ -98,7 +98,7 @@ def write_report(
 
         explain = without_errors(explain_rows)
     wrong: Tensor | None = None
-    title = f"Test of {'/'.join(run.resolve().parts[-2:])}"
+    title = f"Test of {'/'.join(folder.resolve().parts[-2 - (folder != run) :])}"
     about = f"{found.model} on {len(targets):,} test samples of {name_data(data)}"
     about += f" · {tested} · {datetime.now():%d %B %Y, %H:%M} · Kindling {__version__}"
     if isinstance(model, ClassificationTask):
