@@ -1,5 +1,6 @@
 """The recipes and the checkpoint that a command line names, and the config of the checkpoint's run."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from kindling.cli.checkpoint_config import config_from_checkpoint, config_of_run
 from kindling.cli.command_line import AUTO, group_options, option_name, option_values
-from kindling.cli.parser import to_plain
 from kindling.cli.recipe_checks import OPTION_GROUPS
 from kindling.cli.recipes import find_recipes
 from kindling.cli.yaml_files import check_typed, read_recipes
@@ -132,7 +132,8 @@ def _is_same(value: Any, other: Any) -> bool:
     """Return whether two values of an option are equal, or paths of the same file."""
     if isinstance(value, str | Path) and isinstance(other, str | Path):
         return os.path.realpath(value) == os.path.realpath(other)
-    return bool(to_plain(value) == to_plain(other))
+    # A checkpoint may have lists where a model has tuples.
+    return bool(value == other or json.dumps(value, default=str) == json.dumps(other, default=str))
 
 
 def classes_first(typed: Sequence[str]) -> list[str]:
