@@ -97,7 +97,7 @@ class Evaluator:
         if report := save_test_results(folder, *results):
             say(f"report: {report}")
         if other_data:
-            say(f"these are results of other data than the run's, so they have their own folder: {folder}")
+            say(f"results on data other than the run's were written to {folder}")
         if session:
             save_outputs(session.path, self.collector, self.data)
             session.record.mark_tested()

@@ -150,12 +150,12 @@ class ClassificationTask(BaseTask):
 
     @override
     def metric_targets(self, targets: Tensor) -> Tensor:
-        """Return the class with the largest share in each sample, (N,), of targets that are mixed."""
+        """Return labels (N,) for metrics: of targets mixed by MixUp or CutMix, the class with the largest share."""
         return targets.argmax(1) if targets.is_floating_point() else targets
 
     @property
     def softmax_temperature(self) -> float:
-        """What logits are divided by before the softmax."""
+        """The softmax temperature, by which logits are divided."""
         return self.validation_choices.temperature
 
     @property

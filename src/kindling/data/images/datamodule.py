@@ -47,7 +47,7 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
 
     Reads JPEG, PNG, WebP, BMP and GIF (its first frame), recognized by suffix or content. If 16-bit images use less
     than half of their values, the range of the training images is scaled to 8 bits. Missing splits are created:
-    stratified, with copies of an image kept together, and saved in the run folder as `split.csv`. Training and
+    stratified, with duplicates of an image kept together, and saved in the run folder as `split.csv`. Training and
     validation images are decoded once and cached, in memory if they fit, else on disk.
 
     Args:
@@ -279,9 +279,9 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
         return [sample for sample in self._samples if sample.split == split]
 
     def _read(self, root: Path, samples: Sequence[Sample], cached: int | None = None) -> tuple[Any, list[str]]:
-        """Return the images that are not broken, and the fault of each image, see `read_images`.
+        """Return the readable images, and an error message per image, empty if it is readable (see `read_images`).
 
-        With `cached`, only so many are returned, from the first; if they don't fit in memory, they are cached.
+        With `cached`, return only the first `cached` images; if they don't fit in memory, cache them on disk.
         """
         needed, shape, levels = cached or len(samples), self.input_shape, self.fitted_state.get("levels")
         fits = needed * prod(shape) <= self.memory_gb * 1e9

@@ -90,7 +90,7 @@ def _is_other(
             f"with the right labels, or ignore {labels} with --data.labels null"
         )
     if is_unknown and split.with_name("run.json").exists():  # else it is a file of the user's own
-        warn_same_names(root, str(split), labels)
+        warn_same_names(root, f"those in {split}", labels)
     return False
 
 

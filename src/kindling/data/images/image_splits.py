@@ -101,7 +101,7 @@ class SplitImages:
                     raise
                 return self._as_test(), {}
             if is_unknown and learned:
-                warn_same_names(self.root, "training", None if self.source == self.root else self.source)
+                warn_same_names(self.root, "the training images", None if self.source == self.root else self.source)
         if self.fitted:
             return samples, {}
         infos = [*self.infos.values()]

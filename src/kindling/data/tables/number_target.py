@@ -89,7 +89,9 @@ class NumberTarget:
     def _check_different(self, numbers: Floats, where: str = "") -> None:
         if len(np.unique(numbers)) < 2:
             found = f"only one value ({numbers[0]:g})" if len(numbers) else "no values"
-            raise ValueError(f"{self.table.target_name} has {found}{where}; a regression model needs different ones")
+            raise ValueError(
+                f"{self.table.target_name} has {found}{where}; a regression model needs at least two distinct values"
+            )
 
     def encode(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the numbers of some rows, float32 (n,)."""
