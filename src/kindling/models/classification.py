@@ -56,7 +56,7 @@ class ClassificationTask(BaseTask):
 
     task = "classification"
     data_arguments = (*BaseTask.data_arguments, "num_classes", "class_names")
-    regressor: ClassVar[type[RegressionTask] | None] = None  # `kindling fit` builds it if the targets are numbers
+    regressor: ClassVar[type[RegressionTask] | None] = None  # `kindling fit` builds it for regression targets
     multilabel_classifier: ClassVar[type[BaseTask] | None] = None  # and this one if the targets are multi-label
     class_weights: Tensor | None
 

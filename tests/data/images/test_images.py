@@ -509,7 +509,7 @@ def splits_named(*names: str) -> Callable[[], None]:
     [
         (lambda: shutil.rmtree("photos"), "folder photos not found: .* <class>/"),
         (no_classes, "photos has no class folders: .* <class>/"),
-        (one_class, "only one class \\(dog\\); .* two; if a file holds the labels, add --data.labels FILE$"),
+        (one_class, "only one class \\(dog\\); .* two classes; if a file holds the labels, add --data.labels FILE$"),
         (wrapped, "one class .inner.; .*cat, dog, owl.* --data.data_dir photos/inner"),
         (empty_class, "photos/bat has no images"),
         (class_without_training, "photos has no usable training images of owl: add"),

@@ -205,7 +205,7 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "a", "b"],
             {},
             {"task": "regression", "target": ("a", "b")},
-            "--data.task regression needs one column",
+            "--data.task regression needs one label column",
         ),
         (
             ["file", "a", "b"],

@@ -349,12 +349,12 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
         (
             "--model.loss_function huber",
             2,
-            "huber is not one of cross_entropy, focal; for numbers as targets, add --model TabMRegressor",
+            "huber is not one of cross_entropy, focal; for regression targets, add --model TabMRegressor",
         ),
         (
             "--model.quantile 0.9",
             2,
-            "TabMClassifier has no option model.quantile; for numbers as targets, add --model TabMRegressor",
+            "TabMClassifier has no option model.quantile; for regression targets, add --model TabMRegressor",
         ),
         ("--model.loss_function focal", 1, "loss_function must be one of mse, mae, huber, quantile, got focal"),
         ("--model TabMRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 an"),

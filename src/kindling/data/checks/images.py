@@ -71,7 +71,7 @@ class FolderImages:
         yield from self._faults()
 
     def _groups(self) -> Iterator[Finding]:
-        """Yield a finding for each column of groups in a file of labels, unless groups or times split the images."""
+        """Yield a finding for each group column in a label file, unless groups or times split the images."""
         details, samples = self.data._images.labeled.details, self.samples
         if details is None or self.data.groups or self.data.time or samples.codes is None:
             return

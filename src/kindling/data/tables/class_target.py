@@ -113,7 +113,7 @@ class ClassTarget:
         return np.array([positions.get(name, -1) for name in names])[labels]
 
     def for_encoding(self, rows: NDArray[np.bool_], training: NDArray[np.bool_]) -> Indices:
-        """Return what target encodings average: the classes of some rows, -1 for those not in `training`, (n,)."""
+        """Return values for target encodings: the classes of some rows, -1 for those not in `training`, (n,)."""
         return np.where(training[rows], self.encode(rows), -1)
 
     def find_leaks(self, cells: Mapping[str, Cells], columns: Sequence[Column], rows: NDArray[np.bool_]) -> list[str]:

@@ -98,7 +98,7 @@ class NumberTarget:
         return self.numbers[rows]
 
     def for_encoding(self, rows: NDArray[np.bool_], training: NDArray[np.bool_]) -> Floats:
-        """Return what target encodings average: scaled numbers of some rows, NaN for those not in `training`, (n,)."""
+        """Return values for target encodings: scaled targets of some rows, NaN for those not in `training`, (n,)."""
         return np.where(training[rows], scale(self.numbers[rows].astype(np.float64), self.column), np.nan)
 
     def find_leaks(self, cells: Mapping[str, Cells], columns: Sequence[Column], rows: NDArray[np.bool_]) -> list[str]:
