@@ -1,4 +1,4 @@
-"""Folders of images with a file of labels: numbers, and several classes per image."""
+"""Folders of images with a label file: numbers, and several classes per image."""
 
 import csv
 import json
@@ -367,7 +367,7 @@ def test_the_split_file_of_a_run_has_the_labels_and_another_folder_its_own(kind:
         assert lights == {file: pytest.approx(light, abs=0.001) for file, _, light in others}
         unlabeled = ImageFolderDataModule("others", split="run/split.csv")
         unlabeled.load_state_dict(data.fitted)
-        with pytest.raises(ValueError, match="needs a file of labels for the images in others: add --data"):
+        with pytest.raises(ValueError, match="needs a label file for the images in others: add --data"):
             unlabeled.setup("test")
     with pytest.raises(ValueError, match=r"--data.task (regression|multilabel): the checkpoint was trained for"):
         ImageFolderDataModule(

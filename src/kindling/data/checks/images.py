@@ -64,7 +64,7 @@ class FolderImages:
             )
         for note in notes:
             if re.match(MISSING + r".*\(counted from 0[^)]*\) names ", note):
-                fix = "correct the file of labels, or leave such rows out: --data.skip_broken true"
+                fix = "correct the label file, or leave such rows out: --data.skip_broken true"
                 yield Finding("broken", "error", note.removeprefix(MISSING), [], fix)
         yield from self._groups()
         yield from self._sizes()

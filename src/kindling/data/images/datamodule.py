@@ -1,4 +1,4 @@
-"""Data module for a folder of images with one subfolder per class, or with a file of labels."""
+"""Data module for a folder of images with one subfolder per class, or with a label file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,7 +52,7 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
 
     Args:
         data_dir: The folder; with `labels`, images are found at any depth.
-        labels: CSV or Parquet file of labels; images are named relative to the folder, with or without their suffix.
+        labels: Label file, CSV or Parquet; images are named relative to the folder, with or without their suffix.
         target: Name of the column with the labels, or of several with 0 and 1 for each class: '["cat", "dog"]'. By
             default all but those with the names of the images and the splits.
         task: Whether labels are classes (classification), numbers (regression) or several classes per image
@@ -65,10 +65,10 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
         split: A `split.csv` with the columns file, class (or number, or classes) and split, which defines labels and
             splits. `fit` saves one in the run folder.
         test_split: Images to hold out for testing if the folder has no test split: a number, or a fraction as a float.
-        groups: Column of groups in the file of labels, such as a patient: all images of a group are put into one split.
+        groups: Group column in the label file, such as a patient: all images of a group are put into one split.
             Without such a file, `folder` for groups in folders, `<class>/<group>/*.jpg`; or a regular expression with
             the group in parentheses, which is searched for in the path below the class folder.
-        time: Column of dates or numbers in the file of labels: the newest images are for testing, the newest of the
+        time: Column of dates or numbers in the label file: the newest images are for testing, the newest of the
             others for validation.
         fold: For cross-validation, the fold to test on and the number of folds, such as 1/5; it replaces `test_split`.
         predict: A folder of images, or one image, to predict; by default the test split.
@@ -124,7 +124,7 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
         if fold is not None:
             check_fold(fold, "images", split=split)
         if labels is None and split is None and task not in ("auto", "classification"):
-            raise ValueError(f"--data.task {task} needs a file of labels: add --data.labels FILE")
+            raise ValueError(f"--data.task {task} needs a label file: add --data.labels FILE")
         check_range("cache_gb", cache_gb, 0)
         self.image_size, self.split, self.test_split = image_size, split, test_split
         self.groups, self.time, self.fold = groups, time, fold

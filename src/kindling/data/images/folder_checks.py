@@ -27,11 +27,11 @@ def check_classes(
     """Return the names of the classes in the order of the model's outputs.
 
     Args:
-        root: Folder or file of labels, for messages.
+        root: Folder or label file, for messages.
         found: All images.
         usable: The images not known to be broken.
         task: Whether an image has one class or several.
-        known: The classes in a file of labels; None for those of the images, sorted.
+        known: The classes in a label file; None for those of the images, sorted.
 
     Raises:
         ValueError: If there are fewer than two classes, or one of them has no training images.

@@ -1,4 +1,4 @@
-"""The columns of a file of labels that hold the labels: one of classes, numbers or lists of classes, or one a class."""
+"""The columns of a label file that hold the labels: one of classes, numbers or lists of classes, or one a class."""
 
 import logging
 import shlex

@@ -1,4 +1,4 @@
-"""A file of labels: each row names an image, and its class, its number or its classes."""
+"""A label file: each row names an image, and its class, its number or its classes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ LabelTask = Literal["auto", "classification", "regression", "multilabel"]
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How to read a file of labels.
+    """How to read a label file.
 
     Attributes:
         target: Names of the label column, or of the columns with 0 or 1 for each class; empty to find them.
