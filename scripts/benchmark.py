@@ -1,4 +1,4 @@
-"""What Kindling costs and gains, measured side by side on this machine.
+"""Measures the costs and gains of Kindling side by side on this machine.
 
     python scripts/benchmark.py compare     the tutorial's loop, a bare loop, kindling fit: accuracy against seconds
     python scripts/benchmark.py steps       a step against a bare one, bf16 against fp32, start-up, growth with the data

@@ -1,4 +1,4 @@
-"""What each augmentation gains on small sets of digits and photographs; `benchmark.py augment` prints it."""
+"""Gain of each augmentation on small sets of digits and photographs; `benchmark.py augment` prints it."""
 
 import json
 import statistics

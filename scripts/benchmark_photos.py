@@ -171,7 +171,7 @@ METHODS: dict[str, tuple[str, Callable[[Path, int], dict[str, Any]]]] = {
 
 
 def run(name: str, root: Path, epochs: int) -> dict[str, Any]:
-    """Return what a loader's process prints, and the peak memory in GB of this process and its workers."""
+    """Return the output of a loader's process, and the peak memory in GB of this process and its workers."""
     command = [sys.executable, __file__, str([*METHODS].index(name)), str(root), str(epochs)]
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE))

@@ -77,7 +77,7 @@ def fence(language: str, text: str) -> str:
 
 
 def help_page(command: str) -> str:
-    """Return what a command prints for `--help`."""
+    """Return the output of a command with `--help`."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         main([*command.split(), "--help"])

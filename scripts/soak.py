@@ -1,4 +1,4 @@
-"""Kills runs at random moments, resumes them, and compares each bit for bit with a reference run that was not killed.
+"""Kills runs at random moments, resumes them, and checks that each is bit-identical to a run that was not killed.
 
     python scripts/soak.py                            # 200 kills over all configurations, two at a time
     python scripts/soak.py --config plateau --only 17  # repeat one of them
@@ -89,7 +89,7 @@ def soak(options: argparse.Namespace, folder: Path) -> Iterator[Result]:
 
 
 def report(result: Result, seed: int) -> None:
-    """Print what went wrong in a trial, and the command that repeats it."""
+    """Print the failure of a trial, and the command that repeats it."""
     trial, kills = result.trial, ", then ".join(map(str, result.hits or result.trial.kills))
     faults = "; ".join(result.faults[:MAX_FAULTS]) + f" (and {len(result.faults) - MAX_FAULTS} more)" * (
         len(result.faults) > MAX_FAULTS

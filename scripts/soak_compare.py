@@ -1,4 +1,4 @@
-"""Compares a run that was killed and resumed bit for bit with one that was not, for `soak.py`."""
+"""Checks that a run that was killed and resumed is bit-identical to one that was not, for `soak.py`."""
 
 import csv
 import json

@@ -168,7 +168,7 @@ def stolen_seconds() -> float:
 
 
 def find_problems(rows: list[dict[str, Any]]) -> list[str]:
-    """Return what does not hold, see the top of this file."""
+    """Return the requirements that are not met, see the top of this file."""
     first, problems = rows[0], []
     for row in rows:
         if {*row["valid"]} != {"200"} or any(not status.startswith("4") for status in row["hostile"]):

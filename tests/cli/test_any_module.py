@@ -352,7 +352,7 @@ def test_one_class_for_each_position_of_a_sequence(kindling: Command) -> None:
     [
         (["--model", "modules.Segmentation", "--data", f"{BORING}BoringDataModule"], "--model.num_classes VALUE"),
         (["--model", "modules.Segmentation", "--data", "modules.NetDataModule"], "ignore=['network']"),
-        (["--model", f"{BORING}BoringModel", "--data", f"{BORING}BoringDataModule", "--overfit"], "Kindling's tasks"),
+        (["--model", f"{BORING}BoringModel", "--data", f"{BORING}BoringDataModule", "--overfit"], "got BoringModel"),
         (
             ["--model", "modules.PackedForward", "--data", "modules.TwoInputsDataModule"],
             "PackedForward.forward does not take a sample: too many positional arguments; define forward(self, input",

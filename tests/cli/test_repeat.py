@@ -322,8 +322,12 @@ FOLDS = {f"fold_{fold}": [f"--data.fold={fold}/3"] for fold in (1, 2, 3)}
         ([0.95, 0.96, 0.94], None, "runs/b is higher by 0.0500"),
         ([0.85, 0.86, 0.84], None, "runs/b is lower by 0.0500"),
         ([0.90, 0.91, 0.89], None, "equal in all pairs"),
-        ([0.92, 0.92, 0.88], None, "no clear difference; one of this size would take about 23 runs of each to show"),
-        ([0.92, 0.92, 0.88], FOLDS, "no clear difference"),
+        (
+            [0.92, 0.92, 0.88],
+            None,
+            "no significant difference; to detect one of this size, about 23 runs of each are needed",
+        ),
+        ([0.92, 0.92, 0.88], FOLDS, "no significant difference"),
     ],
 )
 def test_the_comparison_says_whether_the_data_supports_a_difference(

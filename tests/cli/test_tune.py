@@ -152,7 +152,7 @@ def test_a_signal_in_a_trial_ends_the_study_with_its_code(
     callback = {"class_path": "helpers.SignalAt", "init_args": {"step": 3, "number": int(number)}}
     result = kindling(*tune, "--trials", 2, "--trainer.callbacks", json.dumps([callback]))
     assert (result.code, result.err) == (code, "")
-    assert "stopped; the same command continues" in result.out
+    assert "stopped; run the same command again to continue" in result.out
     assert [trial.state for trial in trials()] == [TrialState.RUNNING]
 
 

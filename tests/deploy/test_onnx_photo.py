@@ -76,7 +76,7 @@ def save_photos(folder: Path, numbers: range) -> None:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photographs to train on, `photos`, and a file of labels for them."""
+    """A folder with photographs to train on, `photos`, and a label file for them."""
     folder = tmp_path_factory.mktemp("photographs")
     save_photos(folder / "photos", range(40))
     files = sorted(path.relative_to(folder / "photos").as_posix() for path in (folder / "photos").rglob("*.*"))

@@ -88,7 +88,7 @@ def test_the_model_is_that_of_the_targets(kindling: Command) -> None:
     check_data(ColorsDataModule())
     result = kindling("fit", *FIT, "--model.label_smoothing", "0.1", "--trainer.fast_dev_run", "1")
     assert result.code == 2, result.err
-    assert "CNNMultiLabelClassifier has no label_smoothing: the targets are multi-label targets" in result.err
+    assert "it has no label_smoothing: remove --model.label_smoothing" in result.err
     result = kindling("fit", *FIT, "--trainer.fast_dev_run", "1")
     assert result.code == 0, result.err
     assert "CNNMultiLabelClassifier instead of CNNClassifier, because the targets are multi-label targets" in result.out

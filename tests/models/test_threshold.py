@@ -251,7 +251,7 @@ def test_it_is_chosen_on_the_validation_split_and_used_by_every_command(
     assert json.loads((RUN / "test_metrics.json").read_text()) == measured
     assert "from a probability of 0.9" not in (RUN / "report.html").read_text()
     refused = kindling("test", "--ckpt_path", RUN, "--model.threshold", "mcc")
-    assert (refused.code, "no threshold that was chosen for mcc" in refused.err) == (1, True)
+    assert (refused.code, "no decision threshold chosen for mcc" in refused.err) == (1, True)
     other = kindling("validate", "--ckpt_path", RUN, "--model.threshold", "mcc")
     assert f"{search(chances, labels, 'mcc'):.4f}" in other.out
 

@@ -177,5 +177,5 @@ def test_the_first_line_names_the_processes_and_batch_norm_of_each_alone() -> No
     results = Ranks("fit", *TINY, "--model.batch_norm", "true", *short.split()).wait()
     first, second, *_ = results[0].out.splitlines()
     assert re.fullmatch(r"MLPClassifier, [\d,]+ parameters, 2 processes: runs/tiny/version_0", first)
-    assert second.startswith("batch norm uses the share of each process alone; --trainer.sync_batchnorm true")
+    assert second.startswith("each process computes its batch norm statistics from its own part of the batch; add")
     assert results[1].out == ""

@@ -28,7 +28,7 @@ DRY = {"-h", "--help", "--print_config", "--overfit", "--find_lr", "--trainer.fa
 
 @dataclass(frozen=True)
 class AutoResume:
-    """What `--ckpt_path auto` stands for.
+    """The result of resolving `--ckpt_path auto`.
 
     Attributes:
         options: The options of the command with the run in place of `auto`, or without `--ckpt_path`.
@@ -40,7 +40,7 @@ class AutoResume:
 
     @classmethod
     def of(cls, options: Sequence[str]) -> "AutoResume | None":
-        """Return what `auto` stands for, the same in all processes; None if it is not asked for.
+        """Resolve `auto`, with the same result in all processes; return None if the options do not have it.
 
         Raises:
             CompleteError: If the run is complete, and has no checkpoint from which it could be trained longer.
@@ -57,7 +57,7 @@ class AutoResume:
 
 
 def _decide(options: Sequence[str]) -> str:
-    """Return what to do with the newest run of the same command: resume, restart or complete, and its folder.
+    """Return the decision about the newest run of the same command: resume, restart or complete, and its folder.
 
     Runs that another process trains or another job will resume are left out. Empty if there is none.
     """

@@ -16,7 +16,7 @@ from kindling.utils.console import say, silence_libraries
 from kindling.utils.errors import UsageError
 
 OPTIONS = {
-    "--format": "Output.",
+    "--format": "Output format.",
     "--strict": "Also end with 1 if there are only warnings.",
     "--out": "File of a page with thumbnails of the images that were found, such as check.html.",
     "--ignore": "Checks whose findings are left out, such as [groups, small].",

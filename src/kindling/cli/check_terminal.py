@@ -1,4 +1,4 @@
-"""The page that `kindling check` prints."""
+"""Prints the findings of `kindling check` to the terminal."""
 
 from collections.abc import Mapping, Sequence
 

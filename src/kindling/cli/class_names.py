@@ -97,10 +97,10 @@ def _derived_classes(path: Path) -> Iterator[str]:
 
 
 def _missing_module(module: str) -> str:
-    """Return the first package or module in a path that does not exist; empty if all do.
+    """Return the first package or module of a dotted path that does not exist; "" if all exist.
 
     Raises:
-        UsageError: If one can't be imported, as the parser has just tried.
+        UsageError: If a module exists, but importing it fails.
     """
     try:
         import_module(module)
@@ -126,7 +126,7 @@ def replacement_hint(message: str, model: str) -> str:
         return ""
     cls: type = resolve_name(paths[0])
     own, hints = class_arguments(cls), []
-    for attribute, targets in (("regressor", "numbers as targets"), ("multilabel_classifier", "multi-label targets")):
+    for attribute, targets in (("regressor", "regression targets"), ("multilabel_classifier", "multi-label targets")):
         other = getattr(cls, attribute, None)
         is_shared = option[1] in own and option[1] != "loss_function"  # of which each task has its own
         if other is not None and not is_shared and option[1] in class_arguments(other):

@@ -79,8 +79,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Name and options of the command, by default `sys.argv`.
 
     Returns:
-        The exit code: 0, 1 if the command failed or Ctrl-C stopped it, 2 for a usage error, 143 after SIGTERM or
-        SIGUSR1.
+        The exit code: 0 on success, 1 if the command failed or Ctrl-C stopped it, 2 for a usage error, 143 after
+        SIGTERM or SIGUSR1.
     """
     note_output()
     command, *options = (sys.argv[1:] if args is None else args) or ["--help"]

@@ -96,7 +96,7 @@ class Evaluator:
             say(f"report: {report}")
         if self.other_data:
             differing = _differ(["--data" if name == "data" else f"--data.{name}" for name in self.other_data])
-            say(f"{differing} from the run: its own results are kept, these are in {folder}")
+            say(f"{differing} from the run: the results are in {folder}, and those of the run are unchanged")
         if session:
             save_outputs(session.path, self.collector, self.data)
             session.record.mark_tested()

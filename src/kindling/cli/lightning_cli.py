@@ -300,4 +300,4 @@ def run(command: str, options: Sequence[str]) -> None:
     except CompleteError as done:
         if not resumes_automatically(options):
             raise
-        say(f"nothing is left to train: {done}; without --ckpt_path auto, a new run starts")
+        say(f"nothing is left to train: {done}; to start a new run, leave out --ckpt_path auto")

@@ -47,7 +47,11 @@ def dropped_arguments(
     lacking = arguments.keys() - {*class_arguments(model)}
     unused = [name for name in arguments if name in lacking and arguments[name] not in (None, defaults[name])]
     if refused := [name for name in unused if f"model.{name}" in typed]:
-        raise UsageError(f"{model.__name__} has no {join_names(refused)}: {targets}")
+        options = " ".join(f"--model.{name}" for name in refused)
+        raise UsageError(
+            f"{targets}, so {model.__name__} replaces {kind.__name__}, and it has no {join_names(refused)}: remove "
+            f"{options}"
+        )
     ignored = f"; {join_names(unused)} has no effect" if unused else ""
     say(f"model: {model.__name__} instead of {kind.__name__}, because {targets}{ignored}")
     # A default of the classifier gives way to that of the other model, unless it is on the command line.

@@ -76,7 +76,7 @@ def with_source(options: Sequence[str]) -> list[str]:
 
 
 def print_manifest(manifest: Manifest, out: Path) -> None:
-    """Print what was written, and which samples are broken."""
+    """Print a summary of the shards that were written, and the broken samples."""
     sizes = join_names([f"{split.samples:,} {name}" for name, split in manifest.splits.items()])
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     size = sum(shard.bytes for shard in shards) / 1e6

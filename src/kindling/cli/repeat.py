@@ -46,7 +46,7 @@ def run(command: str, options: Sequence[str]) -> None:
     try:
         failures = _train(repeat, typed.jobs, writes_logs=is_json or typed.jobs > 1, is_quiet=is_json)
     except KeyboardInterrupt:
-        say("stopped; the same command continues", stderr=is_json)
+        say("stopped; run the same command again to continue", stderr=is_json)
         raise
     metrics, predictions, finished = repeat.metrics(), repeat.write_predictions(), len(repeat.members) - len(failures)
     if repeat.outputs() and not repeat.is_combined():
@@ -73,7 +73,7 @@ def run(command: str, options: Sequence[str]) -> None:
             say(f"next:\n  {predict_command(repeat.path)}")
     if failures:
         others = "" if len(failures) == 1 else f" and {len(failures) - 1} more"
-        raise ValueError(f"{failures[0]}{others}; the same command tries again")
+        raise ValueError(f"{failures[0]}{others}; run the same command again to retry")
 
 
 def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -52,7 +52,12 @@ def _list(options: Sequence[str]) -> None:
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", type=Path, help="Folders with runs. [default: runs]")
     parser.add_argument("--sort", metavar="COLUMN", help=f"Sort, best last, by: {', '.join(COLUMNS)}.")
-    parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="Print it for other programs.")
+    parser.add_argument(
+        "--format",
+        choices=["table", *FORMATS],
+        default="table",
+        help="Output format; json and csv are for other programs.",
+    )
     typed = parser.parse_args(options)
     for folder in typed.folders:
         if not folder.is_dir():

@@ -37,7 +37,7 @@ def parse(
         UsageError: If a number is too small, or an option of `fit` is for a single run.
     """
     parser.add_argument("--jobs", type=int, metavar="N", default=1, help=jobs)
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="Output.")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="Output format.")
     parser.add_argument("-c", "--config", action="append", default=[], metavar="RECIPE", help="As in fit.")
     add_option(parser)
     typed, others = parser.parse_known_args(find_recipes(options))

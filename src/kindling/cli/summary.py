@@ -13,12 +13,18 @@ from kindling.utils.shared_batches import synchronizes_batch_norm, trained_batch
 
 
 def print_model(model: LightningModule, run_folder: Path | None, trainer: Trainer) -> None:
-    """Print what is trained, by how many processes, and the run folder; and what the threshold is about."""
+    """Print the model, its number of parameters, the number of processes and the run folder.
+
+    If a threshold is used, also print the positive class.
+    """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     say(f"{type(model).__name__}, {parameters:,} parameters{processes}: {run_folder or 'no files are written'}")
     if processes and trained_batch_norms(model) and not synchronizes_batch_norm(trainer):
-        say("batch norm uses the share of each process alone; --trainer.sync_batchnorm true uses whole batches")
+        say(
+            "each process computes its batch norm statistics from its own part of the batch; add "
+            "--trainer.sync_batchnorm true to use the whole batch"
+        )
     if not isinstance(model, ClassificationTask) or model.hparams.get("positive_class") is not None:
         return
     if threshold := model.threshold_metric or (model.threshold and model.threshold.value):

@@ -1,4 +1,4 @@
-"""What the process of `kindling tune` does around each trial: progress, output, and cleaning up."""
+"""Work of the process of `kindling tune` around each trial: progress, output, and cleaning up."""
 
 import os
 import sys

@@ -49,12 +49,14 @@ def run(command: str, options: Sequence[str]) -> None:
             with naming_the_database(search.study.storage):
                 search.run_trials(typed.trials, typed.timeout, stderr=typed.format == "json")
     except KeyboardInterrupt:
-        say("stopped; the same command continues", stderr=is_quiet)
+        say("stopped; run the same command again to continue", stderr=is_quiet)
         raise
     if not typed.worker:
         search.report(typed.format)
     if failed:
-        raise ValueError(f"{count_noun(failed, 'job', 'jobs')} of {typed.jobs} failed; the same command continues")
+        raise ValueError(
+            f"{count_noun(failed, 'job', 'jobs')} of {typed.jobs} failed; run the same command again to continue"
+        )
 
 
 def _parse(options: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

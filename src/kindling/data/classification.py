@@ -28,7 +28,7 @@ class LearnedTargets(BaseDataModule):
 
     @property
     def task(self) -> Literal["classification", "regression", "multilabel"]:
-        """Whether a target is a class, a number or several classes."""
+        """Task of the targets: "classification", "regression" or "multilabel"."""
         state = self.fitted_state
         default = "classification" if state.get("target") is None else "regression"
         task: Literal["classification", "regression", "multilabel"] = state.get("task", default)
@@ -36,21 +36,21 @@ class LearnedTargets(BaseDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, sorted; targets that are numbers have no such attribute."""
+        """Names of the classes, sorted; regression targets have no such attribute."""
         if self.task == "regression":
-            raise AttributeError(f"the targets of {self.origin} are numbers, which have no classes")
+            raise AttributeError(f"{self.origin} has regression targets, which have no classes")
         return tuple(self.fitted_state["classes"])
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; targets that are numbers have no such attribute."""
+        """Number of classes; regression targets have no such attribute."""
         return len(self.class_names)
 
     @property
     def class_counts(self) -> tuple[int, ...]:
         """Number of training samples per class, if each has one."""
         if self.task != "classification":
-            raise AttributeError("only samples with one class each are counted by class")
+            raise AttributeError(f"class_counts needs targets with one class per sample, got {self.task}")
         return count_classes(self, self.num_classes)
 
 

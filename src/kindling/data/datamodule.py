@@ -232,7 +232,7 @@ class BaseDataModule(LightningDataModule):
 
     @property
     def fitted_state(self) -> FittedState:
-        """What is in `fitted`, from the training split unless a checkpoint provided it."""
+        """The contents of `fitted`, from the training split unless a checkpoint provided it."""
         if not self.fitted:
             self._read_training()
         return self.fitted

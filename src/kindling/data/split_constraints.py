@@ -1,4 +1,4 @@
-"""What splits must respect: groups of samples to keep together, and the time of each sample."""
+"""Constraints of splits: groups of samples to keep together, and the time of each sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

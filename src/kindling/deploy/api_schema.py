@@ -23,7 +23,7 @@ TOP = 5  # default of ?top=
 
 
 class Error(BaseModel):
-    """What is wrong, in one line."""
+    """The error message, in one line."""
 
     error: str
 

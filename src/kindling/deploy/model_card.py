@@ -17,7 +17,7 @@ from kindling.utils.decision_threshold import DecisionThreshold
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is needed to use a model; also stored in exported files.
+    """Everything needed to use a model; also stored in exported files.
 
     Attributes:
         model: Name of its class.

@@ -77,7 +77,7 @@ def _input_names(columns: Sequence[Column], taken: Collection[str]) -> list[str]
 
 
 def _describe(column: Column) -> str:
-    """Return what an input takes, for people who look at the file."""
+    """Return a description of an input, for people who look at the file."""
     if column["kind"] == "category":
         known: list[str] = column.get("known") or column["values"]
         return f"{join_names(known, 10)}; empty: missing"

@@ -54,9 +54,10 @@ def freeze_garbage_collector() -> None:
 
 @contextmanager
 def watch(settings: Settings, reload: Callable[[list[str]], object]) -> Iterator[None]:
-    """Call `reload` in a thread with the models whose file is another one, or was written.
+    """Watch the served models in a background thread, and call `reload` with the names of those that have changed.
 
-    Files of a run that is still training are not taken: they change with each better epoch.
+    A model has changed if its checkpoint is another file, or was written. Checkpoints of a run that is still training
+    are ignored: they change with each better epoch.
     """
     ended = threading.Event()
 

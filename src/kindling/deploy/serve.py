@@ -120,7 +120,7 @@ def describe(card: ModelCard) -> str:
 
 
 def named_models(models: Sequence[str], ckpt_path: str) -> dict[str, str]:
-    """Return what the user gave for each model by its name, from `NAME=CHECKPOINT` or --ckpt_path."""
+    """Return the checkpoint argument of each model by name, from `NAME=CHECKPOINT` or `--ckpt_path`."""
     if not models:
         return {DEFAULT_NAME: ckpt_path}
     if ckpt_path != "best":

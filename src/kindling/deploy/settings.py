@@ -1,4 +1,4 @@
-"""What the processes of `kindling serve` serve."""
+"""Settings that the processes of `kindling serve` share."""
 
 import json
 import os
@@ -22,7 +22,7 @@ COPIES = "models"  # subfolder
 
 @dataclass(frozen=True)
 class Settings:
-    """What a process serves.
+    """Settings of a server process.
 
     Attributes:
         models: Names and what the user gave for them: checkpoints, runs or exported files.
@@ -84,7 +84,7 @@ class Settings:
 
     @classmethod
     def published(cls) -> "Settings":
-        """Return what was handed to this process."""
+        """Return the settings that the main process published."""
         return cls(**json.loads(Path(os.environ[SETTINGS]).read_text("utf-8")))
 
     def accept(self, tasks: Mapping[str, Any], names: Collection[str]) -> "Settings":

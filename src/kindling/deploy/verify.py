@@ -153,10 +153,10 @@ def compare_outputs(
 
 
 def scale_of(model: Model, expected: Tensor) -> float:
-    """Return the scale of an output: its largest value, at least 1.
+    """Return the scale of an output, to which differences are relative: its largest absolute value, at least 1.
 
-    For regression, where 1 may be large or small: its largest distance from the mean of the training targets, at least
-    the scale by which the loss divides.
+    For regression, where 1 is no natural unit: the largest distance from the mean of the training targets, at least
+    their standard deviation.
     """
     largest = expected.abs().max().item()
     if not isinstance(model.model, RegressionTask):

@@ -1,4 +1,4 @@
-"""What the estimators for tables share: checks, training, prediction and saving."""
+"""Base of the estimators for tables: checks, training, prediction and saving."""
 
 from dataclasses import dataclass
 from pathlib import Path

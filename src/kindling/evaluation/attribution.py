@@ -1,9 +1,9 @@
-"""Where a network looked: expected gradients, G. Erion et al., Nature Machine Intelligence 3 (2021).
+"""Regions that influenced a prediction: expected gradients, G. Erion et al., Nature Machine Intelligence 3 (2021).
 
-They are integrated gradients (M. Sundararajan et al., ICML 2017) from many starts. They need no layer of a certain
-kind, so that they work for any network and for ensembles. A start must not tell the class: a transformer that averages
-the colors of all places gives the mean color of an image the same score as the image, and the map of what changes in
-between adds up to 0. Shuffled pixels of other images hold neither the colors of the image nor shapes.
+They are integrated gradients (M. Sundararajan et al., ICML 2017) from several baselines. They need no layer of a
+certain kind, so that they work for any network and for ensembles. A baseline must not reveal the class: a transformer
+that averages the colors of the whole image gives the mean color of an image the same score as the image, and the map
+of the difference adds up to 0. Shuffled pixels of other images hold neither the colors of the image nor shapes.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from kindling.models.task import BaseTask
 from kindling.utils.tensors import to_float
 
 BATCH_SIZE = 8
-STEPS = 8  # each from another start; 32 put 6 percentage points more of the maps of transformers on the right place
+STEPS = 8  # each from another baseline; 32 put 6 percentage points more of the maps of transformers on the right region
 SMOOTHING = 10  # averaged over squares of a tenth of the image, as single pixels say little
 
 
 def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor], others: Tensor) -> list[Tensor] | None:
-    """Return maps (N, H, W) of how much each place of an image adds to a weighted sum of the outputs.
+    """Return maps (N, H, W) of how much each pixel of an image contributes to a weighted sum of the outputs.
 
-    A place adds what changes when it gets its colors in place of those of pixels of other images.
+    The contribution is the change when the pixel gets its colors instead of those of pixels of other images.
 
     Args:
         model: The model, of images.
@@ -42,13 +42,13 @@ def attribution_maps(model: BaseTask, images: Tensor, weights: Sequence[Tensor],
     with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         for rows in torch.split(torch.arange(len(images)), BATCH_SIZE):
             batch, scores = to_float(images[rows]).to(model.mean), [each[rows].to(model.device) for each in weights]
-            # From the image alone, so that its map does not depend on its place. One choice for all may be a bad one.
+            # From the image alone, so that its map does not depend on its index. One choice for all may be a bad one.
             seeds = [crc32(image.float().cpu().numpy().tobytes()) for image in images[rows]]
-            starts = [
+            baselines = [
                 to_float(shuffled_pixels(others, [seed + step for seed in seeds])).to(model.mean)
                 for step in range(STEPS)
             ]
-            if (found := expected_gradients(model, batch, scores, starts)) is None:
+            if (found := expected_gradients(model, batch, scores, baselines)) is None:
                 return None
             parts.append([_smooth(each.sum(1)).float().cpu() for each in found])
     return [torch.cat(part) for part in zip(*parts, strict=True)]
@@ -67,16 +67,18 @@ def shuffled_pixels(images: Tensor, seeds: Sequence[int]) -> Tensor:
 
 
 def expected_gradients(
-    model: BaseTask, images: Tensor, weights: Sequence[Tensor], starts: Sequence[Tensor]
+    model: BaseTask, images: Tensor, weights: Sequence[Tensor], baselines: Sequence[Tensor]
 ) -> list[Tensor] | None:
-    """Return what each place adds from starts to the images, (n, C, H, W) each, by one step on the way from each start.
+    """Return the expected gradients of the images with respect to the baselines, (n, C, H, W) each.
+
+    They use one interpolation step per baseline.
 
     Returns:
         The values for each of the weights, see `attribution_maps`; None if the images have no gradients.
     """
     totals = [torch.zeros_like(images) for _ in weights]
-    for step, start in enumerate(starts):
-        point = start.lerp(images, (step + 0.5) / len(starts)).requires_grad_()
+    for step, baseline in enumerate(baselines):
+        point = baseline.lerp(images, (step + 0.5) / len(baselines)).requires_grad_()
         outputs = model(point.clone())  # a network may change its inputs in place
         if not outputs.requires_grad:
             return None
@@ -85,7 +87,7 @@ def expected_gradients(
             gradient = cast(Tensor | None, found[0])
             if gradient is None:
                 return None
-            total += (images - start) * gradient / len(starts)
+            total += (images - baseline) * gradient / len(baselines)
     return totals
 
 

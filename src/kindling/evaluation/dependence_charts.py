@@ -26,7 +26,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 class Output(NamedTuple):
-    """What is predicted.
+    """The predicted quantity.
 
     Attributes:
         label: Name with the unit, for an axis.

@@ -36,8 +36,8 @@ def gather_predictions(trainer: Trainer, batches: Sequence[Any], as_one: bool) -
     flat = [tree_flatten(batch) for batch in batches]
     if any(not isinstance(leaf, Tensor) or len(leaf) != batch_size(leaves) for leaves, _ in flat for leaf in leaves):
         raise ValueError(
-            "predict_step returns something else than tensors with one row per sample, whose order is unknown on "
-            "several devices: add --trainer.devices 1"
+            "to predict on several devices, predict_step must return tensors with one row per sample: return such "
+            "tensors, or add --trainer.devices 1"
         )
     # One tensor for all batches of each leaf.
     columns = [torch.cat(parts).cpu() for parts in zip(*(leaves for leaves, _ in flat), strict=True)]

@@ -56,7 +56,7 @@ class ClassificationTask(BaseTask):
 
     task = "classification"
     data_arguments = (*BaseTask.data_arguments, "num_classes", "class_names")
-    regressor: ClassVar[type[RegressionTask] | None] = None  # `kindling fit` builds it if the targets are numbers
+    regressor: ClassVar[type[RegressionTask] | None] = None  # `kindling fit` builds it for regression targets
     multilabel_classifier: ClassVar[type[BaseTask] | None] = None  # and this one if the targets are multi-label
     class_weights: Tensor | None
 
@@ -150,12 +150,12 @@ class ClassificationTask(BaseTask):
 
     @override
     def metric_targets(self, targets: Tensor) -> Tensor:
-        """Return the class with the largest share in each sample, (N,), of targets that are mixed."""
+        """Return labels (N,) for metrics: of targets mixed by MixUp or CutMix, the class with the largest share."""
         return targets.argmax(1) if targets.is_floating_point() else targets
 
     @property
     def softmax_temperature(self) -> float:
-        """What logits are divided by before the softmax."""
+        """The softmax temperature, by which logits are divided."""
         return self.validation_choices.temperature
 
     @property

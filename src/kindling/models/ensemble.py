@@ -111,7 +111,7 @@ class EnsembleModel(BaseTask):
 
     @staticmethod
     def _signature(model: BaseTask) -> tuple[Any, ...]:
-        """Return what all members have in common."""
+        """Return the properties that all members have in common."""
         return model.input_shape, getattr(model, "class_names", ())
 
     def _load_member(self, checkpoint: str, done: Callable[[int], None]) -> tuple[str, BaseTask]:

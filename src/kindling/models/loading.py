@@ -47,7 +47,9 @@ def read_model_spec(path: Path, stored: dict[str, Any] | None = None) -> tuple[s
 def check_trained(path: Path, stored: dict[str, Any]) -> None:
     """Raise ValueError if a checkpoint contains only initial weights."""
     if stored["global_step"] == 0 and not stored.get("trained_before"):
-        raise ValueError(f"{path} has not been trained: its weights are random")
+        raise ValueError(
+            f"{path} has not been trained, so its weights are random: choose a checkpoint of a trained model"
+        )
 
 
 def is_model_spec(text: str) -> bool:

@@ -101,7 +101,7 @@ class MultiLabelTask(BaseTask):
 
     @override
     def metric_targets(self, targets: Tensor) -> Tensor:
-        """Return 1 for the classes of which a sample has at least half, (N, num_classes), of targets that are mixed."""
+        """Return binary targets (N, num_classes) for metrics: mixed targets (MixUp, CutMix) are rounded, 0.5 to 1."""
         return (targets >= 0.5).long() if targets.is_floating_point() else targets
 
     @override

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Self
 
 
 class StoredTarget(NamedTuple):
-    """What a model predicts, as far as its checkpoint tells.
+    """The target of a model, as far as its checkpoint tells.
 
     Attributes:
         name: Name of the target, or of several; empty if it is not known.

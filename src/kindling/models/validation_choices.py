@@ -1,4 +1,4 @@
-"""What a classifier chooses on the validation split: its softmax temperature and its decision threshold."""
+"""Values that a classifier chooses on the validation split: its softmax temperature and its decision threshold."""
 
 import logging
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class ValidationChoices:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by before the softmax."""
+        """The softmax temperature, by which logits are divided."""
         return self.default_temperature if self._temperature is None else self._temperature
 
     @property
@@ -79,7 +79,7 @@ class ValidationChoices:
             self._outputs.add(logits, labels, limit)
 
     def choose(self, trainer: Trainer, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """Choose what the current validation chooses.
+        """Choose the values that the current validation may choose.
 
         Returns:
             The batches of logits and labels of this process, for metrics that depend on the choice; none if nothing was
@@ -95,7 +95,8 @@ class ValidationChoices:
             self.threshold = self._choose_threshold(self.calibrate(logits).softmax(dim=1), labels)
             if self.threshold is None:
                 logger.warning(
-                    f"threshold {self.metric}: not chosen, since the validation split lacks one of the classes"
+                    f"no threshold was chosen for {self.metric}, because the validation split does not contain both "
+                    "classes: the most probable class is predicted"
                 )
         batches = self._outputs.batches or []
         self.clear()
@@ -116,7 +117,7 @@ class ValidationChoices:
         return choose_threshold(probabilities, labels, self.positive, self.metric)
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """Return what a checkpoint stores: what was chosen, not what was given."""
+        """Return the values for a checkpoint: those that were chosen, not those that were given."""
         stored: dict[str, Any] = {}
         if self.fits_temperature:
             stored["softmax_temperature"] = self.temperature
@@ -125,7 +126,7 @@ class ValidationChoices:
         return stored
 
     def restore(self, checkpoint: Mapping[str, Any], is_needed: bool) -> None:
-        """Restore what a checkpoint stores; raise ValueError if it lacks a threshold that is needed.
+        """Restore the values of a checkpoint; raise ValueError if it lacks a threshold that is needed.
 
         Args:
             checkpoint: The checkpoint; that of an earlier version has no temperature.
@@ -141,11 +142,11 @@ class ValidationChoices:
             self.threshold = DecisionThreshold.from_dict(stored) if stored else None
         elif is_needed:
             raise ValueError(
-                f"the checkpoint has no threshold that was chosen for {self.metric}: train with it, or "
-                "let kindling validate choose one, and give it as a number"
+                f"the checkpoint has no decision threshold chosen for {self.metric}: train with --model.threshold "
+                f"{self.metric}, or choose one with kindling validate and pass the printed number as --model.threshold"
             )
 
 
 def _may_choose(trainer: Trainer, known: object) -> bool:
-    """Return whether a validation may choose a value: one that a checkpoint stores changes only in training."""
+    """Return whether the current validation may choose a value: outside of training, only if none is known yet."""
     return not trainer.sanity_checking and (trainer.state.fn == TrainerFn.FITTING or known is None)

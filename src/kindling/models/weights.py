@@ -76,7 +76,7 @@ def load_weights(network: nn.Module, content: Any, source: Path, name: str, pref
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{source} contains no weights of {name}: {reason}") from error
     if missing:
-        raise ValueError(f"{source} contains no weights of {name}: {missing[0]} is missing")
+        raise ValueError(f"{source} does not contain all weights of {name}: {missing[0]} is missing")
 
 
 def extract_state_dict(content: Any, source: Path, prefix: str) -> "OrderedDict[str, Tensor]":

@@ -106,6 +106,6 @@ def _verdict(comparison: Comparison, second: Repeat) -> str:
     if difference.is_clear:
         return f"{second.path} is {'higher' if mean > 0 else 'lower'} by {comparison.format(abs(mean))[0]}"
     if second.overlap:
-        return "no clear difference"
+        return "no significant difference"
     needed = f"about {difference.needed}" if difference.needed else f"more than {MAX_RUNS:,}"
-    return f"no clear difference; one of this size would take {needed} runs of each to show"
+    return f"no significant difference; to detect one of this size, {needed} runs of each are needed"

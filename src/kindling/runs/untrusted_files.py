@@ -71,7 +71,9 @@ def check_factories(hyper_parameters: dict[str, Any], source: Path) -> None:
         name = factory.get("class_path") if isinstance(factory, dict) else factory
         cls = find_class(name) if isinstance(factory, dict) else None
         if not (cls and issubclass(cls, base)):
-            raise ValueError(f"{source} names {name} as its {part}, which is not a {base.__name__}: it was not run")
+            raise ValueError(
+                f"{source} names {name} as its {part}, which is not a subclass of {base.__name__}: it was not run"
+            )
         if function := next(dotted_names(factory.get("init_args")), None):
             raise ValueError(f"{source} names the function {function} in its {part}: it was not imported or run")
 

@@ -109,7 +109,7 @@ class Peers:
                         self._read(key.fileobj)  # type: ignore[arg-type]
 
     def _listen(self) -> socket.socket:
-        """Accept connections at the address of the first process, which it shares by the store of the run."""
+        """Listen at the address of the first process, and publish the port in the run's store."""
         store, self._token = _get_default_store(), secrets.token_hex(8)
         address = os.environ.get("MASTER_ADDR", "127.0.0.1")
         try:

@@ -22,7 +22,7 @@ _stores: list[TCPStore] = []  # a store ends with its object; torch's own store 
 
 
 def decide_once(decide: Callable[[], str]) -> str:
-    """Return what the first process of a distributed run decides, in each of its processes.
+    """Return the decision of the first process of a distributed run, in each of its processes.
 
     Processes started by `Launcher` find it in their environment. Those started by torchrun, Slurm or another launcher
     read it from the store at the address at which torch will connect them.

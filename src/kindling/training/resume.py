@@ -1,4 +1,4 @@
-"""Saves checkpoints from which a run resumes bit-exactly, also after a signal."""
+"""Saves checkpoints from which a run resumes bit-identically, also after a signal."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What a checkpoint stores to resume a run exactly: the state of each process, and the states of callbacks."""
+"""State in a checkpoint that resumes a run bit-identically: that of each process, and those of callbacks."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What helps to choose hyperparameters: diagnostics before the training, and the search of `kindling tune`."""
+"""Helps to choose hyperparameters: diagnostics before training, and the search of `kindling tune`."""
 
 from kindling.tuning.learning_rate import Suggestion, find_lr
 from kindling.tuning.overfit import OverfitResult, overfit_batch

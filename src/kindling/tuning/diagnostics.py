@@ -39,12 +39,14 @@ def run_diagnostic(
     completed epochs, that command trains longer.
 
     Raises:
-        UsageError: If the model is not one of Kindling's tasks, or has no data module.
+        UsageError: If the model is not derived from `BaseTask`, or has no data module.
         ValueError: If the network can't overfit one batch, or no learning rate reduces the loss.
     """
     if not isinstance(model, BaseTask) or data is None:
-        name = type(model).__name__
-        raise UsageError(f"--overfit and --find_lr need one of Kindling's tasks with a data module, and {name} is none")
+        found = type(model).__name__ + (" without a data module" if data is None else "")
+        raise UsageError(
+            f"--overfit and --find_lr need a model derived from kindling.BaseTask and a data module, got {found}"
+        )
     options = {name: config["trainer"][name] for name in TRAINER_KEYS if config["trainer"][name] is not None}
     if config["overfit"]:
         result = overfit_batch(model, data, **options)

@@ -181,7 +181,7 @@ class Study:
         return next(iter(self.ranked()), None)
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
-        """Return whether the process that trained a trial on this machine has ended; elsewhere, that is not known."""
+        """Return whether the process that trained a trial is known to have ended; False for other machines."""
         process = trial.user_attrs.get(PROCESS)
         if process is None:  # another machine may have just created it
             begin = trial.datetime_start

@@ -1,4 +1,4 @@
-"""What the training of a trial has besides that of an ordinary run: it can be pruned, and shares its data."""
+"""Training of a trial: an ordinary run that can be pruned, and shares its data with other trials."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Launch(NamedTuple):
-    """What the environment says about the processes of a run, before they are connected.
+    """Information of the environment about the processes of a run, before they are connected.
 
     Attributes:
         launcher: `torchrun`, `srun` or `MASTER_PORT`, the variable by which another launcher was recognized; empty if

@@ -509,7 +509,7 @@ def splits_named(*names: str) -> Callable[[], None]:
     [
         (lambda: shutil.rmtree("photos"), "folder photos not found: .* <class>/"),
         (no_classes, "photos has no class folders: .* <class>/"),
-        (one_class, "only one class \\(dog\\); .* two; if a file holds the labels, add --data.labels FILE$"),
+        (one_class, "only one class \\(dog\\); .* two classes; if a file holds the labels, add --data.labels FILE$"),
         (wrapped, "one class .inner.; .*cat, dog, owl.* --data.data_dir photos/inner"),
         (empty_class, "photos/bat has no images"),
         (class_without_training, "photos has no usable training images of owl: add"),
@@ -675,7 +675,8 @@ def test_images_of_several_depths_are_named(kindling: Command) -> None:
             else:
                 Path(f"photos/b/{number}.png").write_bytes(png_16(values.astype(np.uint16)[..., None]))
     assert kindling("fit", *FIT, "--test_after_fit", "false").err.startswith(
-        "4 of 8 training images have 16 bits, the others 8, and all those of b: the bit depth may leak the class\n"
+        "4 of 8 training images have 16 bits per channel, the others 8; all images of b have 16 bits, so the bit depth "
+        "may leak the class\n"
     )
     shutil.rmtree("photos/b")
     for number in range(6):
@@ -1090,9 +1091,12 @@ def test_a_folder_is_new_if_none_of_its_images_was_trained_on_whatever_their_nam
     for label in COLORS:  # other images of the same names
         for number in range(10):
             Path(f"others/{label}/{50 + number}.png").rename(f"others/{label}/{number:02}.png")
-    for options, source in (({"split": "split.csv"}, "split.csv"), ({}, "training")):  # in its run, and outside
+    for options, source in (
+        ({"split": "split.csv"}, "those in split.csv"),
+        ({}, "the training images"),
+    ):  # in its run, and outside
         assert sorted(evaluated(fitted, "others", **options)) == sorted(held_out)
-        warning = f"the model was trained on none of the images of others, whose names are those of {source}: they may"
+        warning = f"the images of others have the file names of {source}, but other contents: only one split is used"
         assert warning in capfd.readouterr().err
         assert sorted(evaluated(fitted, "photos", **options)) == sorted(held_out)
         assert capfd.readouterr().err == ""
@@ -1140,7 +1144,7 @@ def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(k
     assert result.code == 0, result.err
     assert "others is not the folder that the model was trained on: all of its 12 images are used" in result.err
     folder = RUN / "test_others"
-    assert f"--data.data_dir differs from the run: its own results are kept, these are in {folder}\n" in result.out
+    assert f"--data.data_dir differs from the run: the results are in {folder}, and those of the run are unchanged\n" in result.out
     assert len(table(folder / "predictions.csv")) == 12
     assert {path.name for path in folder.iterdir()} >= {path.name for path in results}
     assert "12 test samples of ImageFolderDataModule in others ·" in (folder / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""Folders of images with a file of labels: numbers, and several classes per image."""
+"""Folders of images with a label file: numbers, and several classes per image."""
 
 import csv
 import json
@@ -182,7 +182,7 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             "labels.csv has several columns that may be labels: choose with --data.target kind or "
             "--data.target 'taken by'",
         ),
-        (["file"], {}, {}, "labels.csv has no column of labels, only file"),
+        (["file"], {}, {}, "labels.csv has no label column, only file: add one"),
         (
             ["kind"],
             {},
@@ -205,7 +205,7 @@ def test_several_classes_are_stratified_by_frequent_combinations_and_rare_classe
             ["file", "a", "b"],
             {},
             {"task": "regression", "target": ("a", "b")},
-            "--data.task regression needs one column",
+            "--data.task regression needs one label column",
         ),
         (
             ["file", "a", "b"],
@@ -287,7 +287,7 @@ def test_a_missing_value_among_several_classes_leaves_its_image_out(capfd: pytes
     expected[rows[5][0]][0] = 0.0
     assert by_file(data) == {file: expected[file] for file in by_file(data)}
     said = capfd.readouterr().err
-    assert "left out: 2 rows of columns.csv without 0 or 1 in a column of labels" in said
+    assert "columns.csv: left out 2 rows whose label columns are not all 0 or 1" in said
     assert "columns.csv: 1 empty cell counts as 0" in said
     write("columns.csv", ["file", *COLORS], [(file, 1, 0, "NA") for file, *_ in rows])
     with pytest.raises(ValueError, match=r"columns.csv has no row with 0 or 1 in each of red, green, blue$"):
@@ -367,7 +367,7 @@ def test_the_split_file_of_a_run_has_the_labels_and_another_folder_its_own(kind:
         assert lights == {file: pytest.approx(light, abs=0.001) for file, _, light in others}
         unlabeled = ImageFolderDataModule("others", split="run/split.csv")
         unlabeled.load_state_dict(data.fitted)
-        with pytest.raises(ValueError, match="needs a file of labels for the images in others: add --data"):
+        with pytest.raises(ValueError, match="needs a label file for the images in others: add --data"):
             unlabeled.setup("test")
     with pytest.raises(ValueError, match=r"--data.task (regression|multilabel): the checkpoint was trained for"):
         ImageFolderDataModule(

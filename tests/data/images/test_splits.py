@@ -187,7 +187,7 @@ def test_a_group_in_two_split_folders_is_refused() -> None:
         ({"groups": "^(q.)_"}, "--data.groups ^(q.)_: ill/p0_0.png does not match (60 such images): rename it"),
         ({"groups": "folder"}, "folder: ill/p0_0.png has no folder below that of its class (60 such images): move"),
         ({"groups": "(p)"}, "--data.groups (p): of the 60 images left for `test_split`, no group can be held out"),
-        ({"time": "taken"}, "--data.time taken needs a file of labels with this column: add --data.labels"),
+        ({"time": "taken"}, "--data.time taken needs a label file with this column: add --data.labels"),
     ],
 )
 @pytest.mark.usefixtures("folder")

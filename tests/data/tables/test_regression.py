@@ -237,8 +237,12 @@ def test_an_integer_target_of_many_values_may_be_classes(capfd: pytest.CaptureFi
         (["2024-01-31", "2024-02-03"], {}, "y of data.csv holds dates or times, such as 2024-01-31: a model predicts"),
         ([f"{row % 28 + 1}.5.2024 9:{row}" for row in range(10, 60)], {"task": "auto"}, "such as 11.5.2024 9:10: a mo"),
         ([f"1:{row:02}:59" for row in range(60)], {"task": "auto"}, "replace them with numbers, such as days or min"),
-        ([5], {"task": "auto"}, "column y of data.csv has only one value (5); a model needs different ones"),
-        ([5], {}, "column y of data.csv has only one value (5); a regression model needs different ones"),
+        (
+            [5],
+            {"task": "auto"},
+            "column y of data.csv has only one value (5); a model needs at least two distinct values",
+        ),
+        ([5], {}, "column y of data.csv has only one value (5); a regression model needs at least two distinct values"),
         ([""], {}, "column y of data.csv has no values"),
         ([1.5, *[""] * 98, 2], {}, "column y of data.csv has 2 values, and train, test and val each need one"),
         ([*range(99), "1e30"], {}, "row 99 (counted from 0, line 101) holds 1e30, larger than 1e+15: correct it"),
@@ -326,7 +330,7 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ("--model.label_smoothing 0.1", 2, "TabMRegressor has no label_smoothing: the targets are numbers"),
+        ("--model.label_smoothing 0.1", 2, "it has no label_smoothing: remove --model.label_smoothing"),
         (
             "--model helpers.Detached",
             1,
@@ -345,12 +349,12 @@ def test_copies_of_the_target_are_named(table: pd.DataFrame, capfd: pytest.Captu
         (
             "--model.loss_function huber",
             2,
-            "huber is not one of cross_entropy, focal; for numbers as targets, add --model TabMRegressor",
+            "huber is not one of cross_entropy, focal; for regression targets, add --model TabMRegressor",
         ),
         (
             "--model.quantile 0.9",
             2,
-            "TabMClassifier has no option model.quantile; for numbers as targets, add --model TabMRegressor",
+            "TabMClassifier has no option model.quantile; for regression targets, add --model TabMRegressor",
         ),
         ("--model.loss_function focal", 1, "loss_function must be one of mse, mae, huber, quantile, got focal"),
         ("--model TabMRegressor --model.loss_function quantile --model.quantile 1", 1, "quantile must be between 0 an"),

@@ -274,7 +274,7 @@ def test_a_question_mark_may_stand_for_missing(kindling: Command, table: pd.Data
         ),
         (
             {"target": "country"},
-            "column country of customers.csv has only one class (UK); a classifier needs at least two",
+            "column country of customers.csv has only one class (UK); a classifier needs at least two classes",
         ),
         (
             {"path": "few.csv"},

@@ -1,4 +1,4 @@
-"""Samples that are in more than one split, to the bit or nearly."""
+"""Samples that are in more than one split, bit-identically or nearly."""
 
 from collections.abc import Iterator, Sequence
 

@@ -15,7 +15,7 @@ from kindling.utils.text import count_part
 
 Values = tuple[Indices, list[str]]  # index of the value of each row, -1 where missing, (N,); and the values
 
-MIN_GROUPS = 10  # distinct values of a column of groups
+MIN_GROUPS = 10  # distinct values of a group column
 MIN_GROUP_ROWS = 1.5  # rows of a group on average
 MIN_PAIRS = 20  # rows to compare with the first one of their group
 MAX_CHANCE = 1e-6  # probability that as many rows have equal targets by chance
@@ -26,7 +26,7 @@ MOST = 0.5  # of the informative columns
 
 
 def find_groups(columns: Mapping[str, Values], target: NDArray[Any], splits: NDArray[np.object_]) -> dict[str, Finding]:
-    """Return a finding for each column of groups that has a group in several splits, by column.
+    """Return a finding for each group column that has a group in several splits, by column.
 
     Such a column has the name of an ID; or the rows of each value have the same target, or the same values in most
     other columns, far more often than chance explains. Of columns with the same groups, one is returned.

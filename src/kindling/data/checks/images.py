@@ -64,14 +64,14 @@ class FolderImages:
             )
         for note in notes:
             if re.match(MISSING + r".*\(counted from 0[^)]*\) names ", note):
-                fix = "correct the file of labels, or leave such rows out: --data.skip_broken true"
+                fix = "correct the label file, or leave such rows out: --data.skip_broken true"
                 yield Finding("broken", "error", note.removeprefix(MISSING), [], fix)
         yield from self._groups()
         yield from self._sizes()
         yield from self._faults()
 
     def _groups(self) -> Iterator[Finding]:
-        """Yield a finding for each column of groups in a file of labels, unless groups or times split the images."""
+        """Yield a finding for each group column in a label file, unless groups or times split the images."""
         details, samples = self.data._images.labeled.details, self.samples
         if details is None or self.data.groups or self.data.time or samples.codes is None:
             return

@@ -1,4 +1,4 @@
-"""What the checks of a data module find."""
+"""Findings of the checks of a data module."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -37,7 +37,7 @@ class SampleTable:
         inputs: A value that is the same for equal inputs, (N,).
         targets: Class as an index, or number, (N,); or 1 for each class of a sample and 0 for the others, (N, classes);
             None if unknown.
-        classes: Names of the classes; empty if the targets are numbers or unknown.
+        classes: Names of the classes; empty for regression or unknown targets.
         chance: How many other samples are expected to have the same inputs by chance, (N,); None if none are.
         features: Comparable numbers, (N, F); None if the samples have none.
     """

@@ -129,7 +129,7 @@ class TableRows:
         }
 
     def _groups(self) -> dict[str, Finding]:
-        """Return a finding for each column of groups, unless groups or times split the table."""
+        """Return a finding for each group column, unless groups or times split the table."""
         data = self.data
         if data.groups or data.time:
             return {}

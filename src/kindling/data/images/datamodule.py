@@ -1,4 +1,4 @@
-"""Data module for a folder of images with one subfolder per class, or with a file of labels."""
+"""Data module for a folder of images with one subfolder per class, or with a label file."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,12 +47,12 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
 
     Reads JPEG, PNG, WebP, BMP and GIF (its first frame), recognized by suffix or content. If 16-bit images use less
     than half of their values, the range of the training images is scaled to 8 bits. Missing splits are created:
-    stratified, with copies of an image kept together, and saved in the run folder as `split.csv`. Training and
+    stratified, with duplicates of an image kept together, and saved in the run folder as `split.csv`. Training and
     validation images are decoded once and cached, in memory if they fit, else on disk.
 
     Args:
         data_dir: The folder; with `labels`, images are found at any depth.
-        labels: CSV or Parquet file of labels; images are named relative to the folder, with or without their suffix.
+        labels: Label file, CSV or Parquet; images are named relative to the folder, with or without their suffix.
         target: Name of the column with the labels, or of several with 0 and 1 for each class: '["cat", "dog"]'. By
             default all but those with the names of the images and the splits.
         task: Whether labels are classes (classification), numbers (regression) or several classes per image
@@ -65,10 +65,10 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
         split: A `split.csv` with the columns file, class (or number, or classes) and split, which defines labels and
             splits. `fit` saves one in the run folder.
         test_split: Images to hold out for testing if the folder has no test split: a number, or a fraction as a float.
-        groups: Column of groups in the file of labels, such as a patient: all images of a group are put into one split.
+        groups: Group column in the label file, such as a patient: all images of a group are put into one split.
             Without such a file, `folder` for groups in folders, `<class>/<group>/*.jpg`; or a regular expression with
             the group in parentheses, which is searched for in the path below the class folder.
-        time: Column of dates or numbers in the file of labels: the newest images are for testing, the newest of the
+        time: Column of dates or numbers in the label file: the newest images are for testing, the newest of the
             others for validation.
         fold: For cross-validation, the fold to test on and the number of folds, such as 1/5; it replaces `test_split`.
         predict: A folder of images, or one image, to predict; by default the test split.
@@ -124,7 +124,7 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
         if fold is not None:
             check_fold(fold, "images", split=split)
         if labels is None and split is None and task not in ("auto", "classification"):
-            raise ValueError(f"--data.task {task} needs a file of labels: add --data.labels FILE")
+            raise ValueError(f"--data.task {task} needs a label file: add --data.labels FILE")
         check_range("cache_gb", cache_gb, 0)
         self.image_size, self.split, self.test_split = image_size, split, test_split
         self.groups, self.time, self.fold = groups, time, fold
@@ -279,9 +279,9 @@ class ImageFolderDataModule(LearnedTargets, AugmentedImages):
         return [sample for sample in self._samples if sample.split == split]
 
     def _read(self, root: Path, samples: Sequence[Sample], cached: int | None = None) -> tuple[Any, list[str]]:
-        """Return the images that are not broken, and the fault of each image, see `read_images`.
+        """Return the readable images, and an error message per image, empty if it is readable (see `read_images`).
 
-        With `cached`, only so many are returned, from the first; if they don't fit in memory, they are cached.
+        With `cached`, return only the first `cached` images; if they don't fit in memory, cache them on disk.
         """
         needed, shape, levels = cached or len(samples), self.input_shape, self.fitted_state.get("levels")
         fits = needed * prod(shape) <= self.memory_gb * 1e9

@@ -1,4 +1,4 @@
-"""The column of a file of labels that names the images."""
+"""The column of a label file that names the images."""
 
 import logging
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The labeled images of a folder: those of a `split.csv`, of a file of labels or of class folders."""
+"""The labeled images of a folder: those of a `split.csv`, of a label file or of class folders."""
 
 import logging
 import os
@@ -32,9 +32,9 @@ def find_labeled(
 
     Args:
         root: The folder.
-        labels: File of labels; None for class folders.
+        labels: Label file; None for class folders.
         split: A `split.csv` with labels and splits; it comes before `labels`, which a trained model compares with it.
-        options: How to read the file of labels.
+        options: How to read the label file.
         fitted: The fitted state of the data module; empty before training. A trained model may be evaluated on a
             folder other than that of `split`.
 
@@ -52,7 +52,7 @@ def find_labeled(
             given = LabeledImages(samples, task)
             return given if fitted else _constrain(given, split, labels, root, options)
     if labels is None and fitted.get("task", "classification") != "classification":
-        raise ValueError(f"the model needs a file of labels for the images in {root}: add --data.labels FILE")
+        raise ValueError(f"the model needs a label file for the images in {root}: add --data.labels FILE")
     if labels:
         labeled = read_labels(labels, root, options, fitted, options.constrained and not is_other)
     else:
@@ -72,7 +72,7 @@ def _is_other(
     """Return whether a folder is not the one whose images a `split.csv` lists.
 
     Raises:
-        ValueError: If it is, but images are missing or have other labels in the file of labels.
+        ValueError: If it is, but images are missing or have other labels in the label file.
     """
     missing = [sample.file for sample in samples if not (root / sample.file).exists()]
     training = (inspect(str(root / sample.file)).digest for sample in samples if sample.split == "train")
@@ -91,7 +91,7 @@ def _is_other(
             f"with the right labels, or ignore {labels} with --data.labels null"
         )
     if is_unknown and split.with_name("run.json").exists():  # else it is a file of the user's own
-        warn_same_names(root, str(split), labels)
+        warn_same_names(root, f"those in {split}", labels)
     return False
 
 
@@ -158,7 +158,7 @@ def _constrain(
         return given
     if labels is None:
         if options.time is not None:
-            raise ValueError(f"--data.time {options.time} needs a file of labels with this column: add --data.labels")
+            raise ValueError(f"--data.time {options.time} needs a label file with this column: add --data.labels")
         assert options.groups is not None
         return replace(given, constraints=groups_in_paths(given.samples, options.groups))
     labeled = read_labels(labels, root, options, {}, constrained=True)

@@ -27,11 +27,11 @@ def check_classes(
     """Return the names of the classes in the order of the model's outputs.
 
     Args:
-        root: Folder or file of labels, for messages.
+        root: Folder or label file, for messages.
         found: All images.
         usable: The images not known to be broken.
         task: Whether an image has one class or several.
-        known: The classes in a file of labels; None for those of the images, sorted.
+        known: The classes in a label file; None for those of the images, sorted.
 
     Raises:
         ValueError: If there are fewer than two classes, or one of them has no training images.
@@ -51,12 +51,12 @@ def check_classes(
         hint = f"; if the classes are {join_names(inner, 3)}, use --data.data_dir {folder}" if inner else ""
         if not inner and root.is_dir():
             hint = "; if a file holds the labels, add --data.labels FILE"
-        raise ValueError(f"{root} has only one class ({folder.name}); a classifier needs at least two{hint}")
+        raise ValueError(f"{root} has only one class ({folder.name}); a classifier needs at least two classes{hint}")
     return classes
 
 
 def warn_oddities(samples: Sequence[Sample], digests: Sequence[bytes], classes: Sequence[str], task: ImageTask) -> None:
-    """Warn about classes without images in a split, and about copies of images."""
+    """Warn about classes without images in a split, and about duplicate images."""
     for split in ("val", "test"):
         found = {name for sample in samples if sample.split == split for name in classes_in(sample.label, task)}
         if missing := [name for name in classes if name not in found]:
@@ -84,9 +84,9 @@ def find_training_levels(
     if 0 < len(deep) < len(readable):
         shallow = {sample.label for sample, info in readable if not info.deep}
         only_deep = {sample.label for sample, _ in readable} - shallow
-        leak = f", and all those of {join_names(sorted(only_deep), 3)}: the bit depth may leak the class"
+        leak = f"; all images of {join_names(sorted(only_deep), 3)} have 16 bits, so the bit depth may leak the class"
         share = count_part(len(deep), len(readable), "training images", "has", "have")
-        logger.warning(f"{share} 16 bits, the others 8{leak if only_deep else ''}")
+        logger.warning(f"{share} 16 bits per channel, the others 8{leak if only_deep else ''}")
     if levels := find_levels(random.Random(seed).sample(deep, min(len(deep), 1000)), threads):
         logger.warning(f"16-bit images: the training range, {levels[0]:,} to {levels[1]:,}, is scaled to 0 to 255")
     return levels

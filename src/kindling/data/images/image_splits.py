@@ -28,9 +28,9 @@ class SplitImages:
 
     Args:
         root: The folder.
-        labels: File of labels; None for class folders.
+        labels: Label file; None for class folders.
         split: A `split.csv`.
-        options: How to read the file of labels.
+        options: How to read the label file.
         fitted: The fitted state of the data module; empty before training.
         cores: Number of threads that read files.
 
@@ -101,7 +101,7 @@ class SplitImages:
                     raise
                 return self._as_test(), {}
             if is_unknown and learned:
-                warn_same_names(self.root, "training", None if self.source == self.root else self.source)
+                warn_same_names(self.root, "the training images", None if self.source == self.root else self.source)
         if self.fitted:
             return samples, {}
         infos = [*self.infos.values()]

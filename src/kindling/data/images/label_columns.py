@@ -1,4 +1,4 @@
-"""The columns of a file of labels that hold the labels: one of classes, numbers or lists of classes, or one a class."""
+"""The columns of a label file that hold the labels: one of classes, numbers or lists of classes, or one a class."""
 
 import logging
 import shlex
@@ -55,7 +55,7 @@ class LabelColumn:
             self.target.check(("test", "val"), given=has_splits or self.task == "classification")
 
     def learn(self, splits: NDArray[np.object_]) -> dict[str, Any]:
-        """Return what is needed to read another file, and warn about oddities, given the split of each row (N,)."""
+        """Return the state needed to read another file, and warn about oddities, given the split of each row (N,)."""
         if self.target is None:
             return {"separator": self.separator}
         learned = self.target.learn(splits, ())
@@ -70,7 +70,7 @@ def choose_columns(
     missing: Collection[str],
     fitted: Mapping[str, Any],
 ) -> list[str]:
-    """Return the columns of labels: one, or several with 0 or 1 for each class.
+    """Return the label columns: one, or several with 0 or 1 for each class.
 
     Args:
         path: The file, for messages.
@@ -87,7 +87,7 @@ def choose_columns(
     if target or known:
         return [*target] or known
     if not names:
-        raise ValueError(f"{path} has no column of labels, only {join_names([*frame])}")
+        raise ValueError(f"{path} has no label column, only {join_names([*frame])}: add one")
     if len(names) > 1 and not all(_is_binary(read_cells(frame[name], missing)) for name in names):
         choices = " or ".join(f"--data.target {shlex.quote(name)}" for name in names)
         raise ValueError(f"{path} has several columns that may be labels: choose with {choices}")
@@ -99,9 +99,7 @@ def read_columns(
 ) -> LabelColumn:
     """Read several columns, each with 0 or 1 for a class; rows with a text in `missing` have no label."""
     if task not in ("auto", "multilabel"):
-        raise ValueError(
-            f"--data.task {task} needs one column of labels, and {path} has {len(names)}: set --data.target"
-        )
+        raise ValueError(f"--data.task {task} needs one label column, and {path} has {len(names)}: set --data.target")
     has_class = np.zeros((len(frame), len(names)), dtype=bool)
     known, empty = np.ones(len(frame), dtype=bool), 0
     for position, name in enumerate(_checked(path, names)):
@@ -118,9 +116,7 @@ def read_columns(
     if not known.any():
         raise ValueError(f"{path} has no row with 0 or 1 in each of {join_names(names)}")
     if left_out := int((~known).sum()):
-        logger.warning(
-            f"left out: {count_noun(left_out, 'row', 'rows')} of {path} without 0 or 1 in a column of labels"
-        )
+        logger.warning(f"{path}: left out {count_noun(left_out, 'row', 'rows')} whose label columns are not all 0 or 1")
     if empty:
         logger.warning(f"{path}: {count_noun(empty, 'empty cell counts', 'empty cells count')} as 0")
     if task == "auto":

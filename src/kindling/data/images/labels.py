@@ -1,4 +1,4 @@
-"""A file of labels: each row names an image, and its class, its number or its classes."""
+"""A label file: each row names an image, and its class, its number or its classes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,15 +27,15 @@ LabelTask = Literal["auto", "classification", "regression", "multilabel"]
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How to read a file of labels.
+    """How to read a label file.
 
     Attributes:
-        target: Names of the column of labels, or of the columns with 0 or 1 for each class; empty to find them.
+        target: Names of the label column, or of the columns with 0 or 1 for each class; empty to find them.
         task: The task; auto decides by the labels.
         missing: Texts that mean a missing value.
         decimal: Decimal sign of ambiguous numbers.
         skip_missing: Whether to leave out rows whose image is missing.
-        groups: Name of the column of groups; without a file of labels, a pattern, see `groups_in_paths`.
+        groups: Name of the group column; without a label file, a pattern, see `groups_in_paths`.
         time: Name of the column of times.
     """
 
@@ -80,7 +80,7 @@ class LabeledImages:
     is_other: bool = False
 
     def learn(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """Return what a data module must save besides the classes, given the samples in their splits."""
+        """Return the state that a data module must save besides the classes, given the samples in their splits."""
         if self.column is None:
             return {} if self.task == "classification" else {"task": self.task}
         splits = np.full(len(self.column.labels), LEFT_OUT, dtype=object)

@@ -80,7 +80,7 @@ def list_images(folder: Path, deep: bool = True) -> Listing:
 def find_images(path: Path, labels: Path | None = None) -> tuple[Path, list[str]]:
     """Return a folder and the images in it, or for a single image its folder and name.
 
-    Warn about unused files, apart from the file of labels.
+    Warn about unused files, apart from the label file.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} not found{suggest_path(path) or ': give an image or a folder of images'}")

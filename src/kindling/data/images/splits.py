@@ -71,7 +71,7 @@ def make_image_splits(
 
     Args:
         samples: The images; those that are not split yet are in train.
-        digests: Digest of each image; copies stay together, unless times decide.
+        digests: Digest of each image; duplicates stay together, unless times decide.
         sizes: Size of each split: an approximate number, or a fraction as a float.
         seed: Seed of the draw.
         task: What the labels are for.

@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 TRAINED = "trained"  # key of the digests in a checkpoint, one after the other
 DIGITS = 14  # of each, hexadecimal: of a million images, one is like one of another million with a probability of 1e-5
-MARK = "-"  # begins the entry of a copy
+MARK = "-"  # begins the entry of a duplicate
 
 
 def digest_trained(samples: Sequence[Sample], digests: Sequence[bytes]) -> dict[str, str]:
-    """Return the digests of the training images, and marks of their copies in other splits, of which `fit` warns."""
+    """Return the digests of the training images, and marks of duplicates in other splits, of which `fit` warns."""
     pairs = [*zip(samples, digests, strict=True)]
     trained = {_shorten(digest) for sample, digest in pairs if sample.split == "train"}
     held_out = [(sample, digest) for sample, digest in pairs if sample.split != "train"]
@@ -27,7 +27,7 @@ def digest_trained(samples: Sequence[Sample], digests: Sequence[bytes]) -> dict[
 def merge_trained(states: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the digests of all images that some states were trained on; nothing if none of them has any.
 
-    A copy stays marked if all states know it: another one may have been trained on it.
+    A duplicate stays marked if all states mark it: the model of another state may have been trained on it.
     """
     known = [split_digests(state[TRAINED]) for state in states if TRAINED in state]
     if not known:
@@ -48,16 +48,15 @@ def are_unknown(fitted: Mapping[str, Any], digests: Iterable[bytes]) -> bool:
 
 
 def rename(root: Path, labels: Path | None) -> str:
-    """Return what to do with new images that have the names of training images."""
+    """Return the advice for new images that have the file names of training images."""
     return f"give them other names in {labels}" if labels else f"move them to {root / 'test'}"
 
 
 def warn_same_names(root: Path, source: str, labels: Path | None) -> None:
-    """Warn that unknown images with known names may be those of training, saved again."""
+    """Warn that unknown images with the file names of training images may be re-saved copies of them."""
     logger.warning(
-        f"the model was trained on none of the images of {root}, whose names are those of {source}: they may be the "
-        f"same images saved again, so only one split of them is used; if they are new, {rename(root, labels)} to test "
-        "all"
+        f"the images of {root} have the file names of {source}, but other contents: only one split is used, which is "
+        f"correct if they are re-saved copies; if they are new images, {rename(root, labels)} to test on all of them"
     )
 
 
@@ -78,5 +77,5 @@ def _shorten(digest: bytes) -> str:
 
 
 def _mark(copy: Sample, digest: bytes) -> str:
-    """Return what marks a file that was held out in training as a copy of a training image."""
+    """Return the mark of a held-out file that is a duplicate of a training image."""
     return MARK + blake2b(digest + copy.file.encode()).hexdigest()[: DIGITS - len(MARK)]

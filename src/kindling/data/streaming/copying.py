@@ -18,7 +18,7 @@ class DamagedFileError(ValueError):
 
 
 class ChecksumWriter:
-    """What a file is copied to: computes its checksum, and passes the content on to `write`, if it is given."""
+    """Target of a file copy: computes the checksum, and passes the content on to `write`, if it is given."""
 
     def __init__(self, report_progress: ReportProgress, write: Callable[[bytes], object] | None = None) -> None:
         self.report_progress, self._write = report_progress, write

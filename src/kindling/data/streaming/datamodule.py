@@ -121,21 +121,21 @@ class StreamingDataModule(AugmentedImages):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; numbers have no such attribute."""
+        """Names of the classes; regression targets have no such attribute."""
         if not self.manifest.class_names:
             raise AttributeError(f"{self.path} has no classes")
         return self.manifest.class_names
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; numbers have no such attribute."""
+        """Number of classes; regression targets have no such attribute."""
         return len(self.class_names)
 
     @property
     def class_counts(self) -> tuple[int, ...]:
         """Number of training samples per class, if each has one."""
         if not self.manifest.class_counts:
-            raise AttributeError("only samples with one class each are counted by class")
+            raise AttributeError(f"class_counts needs targets with one class per sample, got {self.task}")
         return self.manifest.class_counts
 
     @property
@@ -150,7 +150,7 @@ class StreamingDataModule(AugmentedImages):
     def numeric_features(self) -> tuple[int, ...]:
         """Indices of the features of a table that are numbers; other samples have no such attribute."""
         if not self._is_table:
-            raise AttributeError(f"{self.path} is not a table")
+            raise AttributeError(f"numeric_features is defined only for tables, and {self.path} is not one")
         return find_numeric_features(self.fitted_state["columns"])
 
     @property
@@ -226,7 +226,7 @@ class StreamingDataModule(AugmentedImages):
 
     @property
     def row_header(self) -> str:  # type: ignore[override]
-        """What the names of the samples are."""
+        """The kind of the names of the samples."""
         return "file" if self._has_images else "row"
 
     @override

@@ -75,7 +75,7 @@ class ImageSource:
         return self.samples[split][index].file
 
     def metadata(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """Return what the manifest says about images; warn about classes without images and about copies."""
+        """Return the manifest's fields for images; warn about classes without images and about duplicates."""
         data = self.data
         usable: list[Sample] = [self.samples[split][index] for split, indices in kept.items() for index in indices]
         classes = data._images.check_classes(usable)

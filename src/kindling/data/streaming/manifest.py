@@ -79,7 +79,7 @@ class PreparedSplit:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known about a prepared data set.
+    """Description of a prepared data set.
 
     Attributes:
         kind: What a sample is: an image, an encoded row of a table, or any pair of an input and a target.

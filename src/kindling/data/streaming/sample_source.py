@@ -91,7 +91,7 @@ class SampleSource:
         return f"{split} sample {index}"
 
     def metadata(self, kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """Return what the manifest says about samples."""
+        """Return the fields of the manifest that describe samples."""
         data: Any = self.data
         known = {name: getattr(data, name, None) for name in ("task", "input_shape", "class_names", "mean", "std")}
         metadata = {name: value for name, value in known.items() if value is not None}

@@ -66,10 +66,10 @@ class ClassTarget:
         labels, names, what = self.labels, self.names, self.table.target_name
         if len(names) < 2:
             if len(names) == 1 and not math.isnan(as_number(names[0])):
-                raise ValueError(f"{what} has only one value ({names[0]}); a model needs different ones")
+                raise ValueError(f"{what} has only one value ({names[0]}); a model needs at least two distinct values")
             found, absent = f"only one class ({names[0]})" if names else "no values", int((labels < 0).sum())
             found += f" and {count_noun(absent, 'row', 'rows')} without one" if names and absent else ""
-            raise ValueError(f"{what} has {found}; a classifier needs at least two")
+            raise ValueError(f"{what} has {found}; a classifier needs at least two classes")
         counts = np.bincount(labels[labels >= 0]).tolist()
         few = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count < 1 + len(held_out)]
         are_numbers = not any(math.isnan(as_number(name)) for name in names)
@@ -113,7 +113,7 @@ class ClassTarget:
         return np.array([positions.get(name, -1) for name in names])[labels]
 
     def for_encoding(self, rows: NDArray[np.bool_], training: NDArray[np.bool_]) -> Indices:
-        """Return what target encodings average: the classes of some rows, -1 for those not in `training`, (n,)."""
+        """Return values for target encodings: the classes of some rows, -1 for those not in `training`, (n,)."""
         return np.where(training[rows], self.encode(rows), -1)
 
     def find_leaks(self, cells: Mapping[str, Cells], columns: Sequence[Column], rows: NDArray[np.bool_]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the data module of an ensemble takes over from its members.
+"""State that the data module of an ensemble takes over from its members.
 
 Members that learned from different rows encode a row differently: with other means, categories or columns. The data
 module then encodes each row once per member and concatenates the encodings, (N, sum of the members' features), which

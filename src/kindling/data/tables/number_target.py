@@ -89,14 +89,16 @@ class NumberTarget:
     def _check_different(self, numbers: Floats, where: str = "") -> None:
         if len(np.unique(numbers)) < 2:
             found = f"only one value ({numbers[0]:g})" if len(numbers) else "no values"
-            raise ValueError(f"{self.table.target_name} has {found}{where}; a regression model needs different ones")
+            raise ValueError(
+                f"{self.table.target_name} has {found}{where}; a regression model needs at least two distinct values"
+            )
 
     def encode(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the numbers of some rows, float32 (n,)."""
         return self.numbers[rows]
 
     def for_encoding(self, rows: NDArray[np.bool_], training: NDArray[np.bool_]) -> Floats:
-        """Return what target encodings average: scaled numbers of some rows, NaN for those not in `training`, (n,)."""
+        """Return values for target encodings: scaled targets of some rows, NaN for those not in `training`, (n,)."""
         return np.where(training[rows], scale(self.numbers[rows].astype(np.float64), self.column), np.nan)
 
     def find_leaks(self, cells: Mapping[str, Cells], columns: Sequence[Column], rows: NDArray[np.bool_]) -> list[str]:

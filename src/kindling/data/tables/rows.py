@@ -179,7 +179,7 @@ def read_numbers(cells: Cells, column: Column, what: str) -> Floats:
     """Return the numbers or days (N,) of a column, NaN where missing, and warn about unusual ones.
 
     Raises:
-        ValueError: If most values are neither.
+        ValueError: If most values are not of the kind of the column, number or date.
     """
     numbers, unparsed = as_numbers(cells, column)
     if len(unparsed) and len(unparsed := drop_missing_words(cells, unparsed, what)):

@@ -38,7 +38,7 @@ def _learn_scale(known: Floats) -> dict[str, float]:
     """Learn center and scale of all values.
 
     If the inner 90% are constant, as in a column of mostly zeros, the scale is the median distance of the others. Only
-    values and their differences are used, so results are the same to the bit on any machine.
+    values and their differences are used, so results are bit-identical on any machine.
     """
     ordered = np.sort(np.clip(known, -MAX_NUMBER, MAX_NUMBER))
     cut = int(TRIM_FRACTION * len(ordered))
@@ -56,7 +56,7 @@ def scale(numbers: Floats, column: Column) -> Floats:
 
 
 def unscale(features: Floats, column: Column) -> Floats:
-    """Return the numbers that are scaled to features."""
+    """Invert `scale`: return the original numbers of scaled features."""
     shares = np.clip(features.astype(np.float64) / column["limit"], -1 + 1e-9, 1 - 1e-9)
     ratios = column["limit"] * shares / np.sqrt(1 - shares**2)
     return np.asarray(column["center"] + column["scale"] * ratios)

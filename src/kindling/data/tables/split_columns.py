@@ -28,7 +28,7 @@ def read_constraints(
 
     Args:
         table: The file.
-        groups: Name of the column of groups; None if there is none.
+        groups: Name of the group column; None if there is none.
         time: Name of the column of dates, times or numbers; None if there is none.
         known: Which rows have a target and so belong to a split, (N,).
         training: The training file, if this is another one: times are read in the same format.
@@ -96,7 +96,7 @@ def _learn_times(table: TableFile, name: str) -> tuple[Column, Floats]:
 
 
 def _read_times(table: TableFile, name: str, known: NDArray[np.bool_], training: TableFile | None) -> Floats:
-    """Return the time of each row, see `_learn_times`, in the format of the training file if this is another one."""
+    """Return the time of each row (see `_learn_times`), parsed with the format of the training file if one is given."""
     cells = table.cells(name)
     column, times = _learn_times(training or table, name)
     if training is not None:

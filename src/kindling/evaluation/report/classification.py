@@ -101,7 +101,7 @@ def score_table(names: Sequence[str], samples: Tensor, scores: Tensor, titles: S
 
 
 def threshold_section(threshold: DecisionThreshold, names: Sequence[str]) -> Html:
-    """Return what the threshold is and, if it was chosen on the validation split, how."""
+    """Return the threshold and, if it was chosen on the validation split, a chart of the choice."""
     text = element("p", f"The model {threshold.describe(names)}.")
     if not threshold.curve:
         return text

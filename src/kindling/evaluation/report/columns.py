@@ -55,7 +55,7 @@ def column_sections(
 
 
 def importance_table(found: Sequence[Importance], rows: int, samples: int, target: Target) -> Iterator[Html]:
-    """Yield the columns that matter, and the names of the others."""
+    """Yield the HTML of the importance table, and of a note with the columns that have no clear effect."""
     important = [one for one in found if one.matters]
     drawn = f"{rows:,} of {samples:,}" if rows < samples else f"{rows:,}"
     is_classifier = "error" in found[0].means

@@ -37,7 +37,7 @@ COMPARED_IMAGES = 16  # test images whose pixels heat maps compare with
 
 
 class FoldResults(NamedTuple):
-    """What is different in a test of several models, each on its own samples.
+    """Differences of a test of several models, each on its own samples.
 
     Attributes:
         model: Name of their class.

@@ -36,7 +36,7 @@ def quality_section(data: BaseDataModule, tested: int, wrong: Tensor | None) -> 
             shares = [f"{part.float().mean():.1%}" for part in (wrong[found], wrong)]
             text += f"; predictions are wrong for {shares[0]} of them and {shares[1]} of all"
         content += [element("p", f"{text}."), _sheet(found[:SHOWN], data)]
-    note = "kindling check lists faulty images of all splits, and copies across splits and classes."
+    note = "kindling check lists faulty images of all splits, and duplicates across splits and classes."
     yield section("Image quality", *content, element("p", note, class_="soft"))
 
 
