@@ -69,6 +69,7 @@ class KindlingCLI(LightningCLI):
         self.builder = ModuleBuilder(self, command, self.sources, trial.data if trial else None)
         self.session: RunSession | None = None
         self.epochs_completed = 0  # by the checkpoint
+        self.changed: list[str] = []  # options with which `test` evaluates another model, or a part of the test split
         self.is_trained = False  # whether a resumed run lacks only its plots and test
         self.collector = TestOutputCollector()
         parser_kwargs: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
@@ -190,7 +191,7 @@ class KindlingCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """Evaluate the checkpoint on the test split and write the results into its run folder."""
         checkpoint = kwargs["ckpt_path"] if self.command == "fit" else self.checkpoint
-        self._evaluator.test(checkpoint, self.session, self._changed, **kwargs)
+        self._evaluator.test(checkpoint, self.session, self.changed, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Write the predictions of the checkpoint into its run folder."""
@@ -207,8 +208,11 @@ class KindlingCLI(LightningCLI):
             self.is_trained = is_training_complete(self.checkpoint, stored, self._config, tests, is_auto)
             return
         check_trained(self.checkpoint, stored)
+        if self.command == "test":
+            is_limited = self._config["trainer"]["limit_test_batches"] not in (None, 1.0)
+            self.changed = [*self.sources.changed_options(self.model), *["--trainer.limit_test_batches"] * is_limited]
         writes = is_writable(run_folder_of(self.checkpoint)) and not self._config["trainer"]["fast_dev_run"]
-        if self.command == "test" and writes and not (self._changed or self._other_data):
+        if self.command == "test" and writes and not (self.changed or self._other_data):
             self.collector = dashboard_of(self.checkpoint, stored["global_step"]) or self.collector
 
     def _open_run(self, options: Any) -> None:
@@ -268,14 +272,6 @@ class KindlingCLI(LightningCLI):
     @property
     def _tests_after_fit(self) -> bool:
         return self._tests and bool(getattr(self.datamodule, "has_test_split", True))
-
-    @property
-    def _changed(self) -> list[str]:
-        """Options with which `test` evaluates another model than the checkpoint's, or a part of the test split."""
-        if self.command != "test":
-            return []
-        is_limited = self._config["trainer"]["limit_test_batches"] not in (None, 1.0)
-        return [*self.sources.changed_options(self.model), *["--trainer.limit_test_batches"] * is_limited]
 
     @property
     def _other_data(self) -> dict[str, Any]:

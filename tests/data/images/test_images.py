@@ -1144,7 +1144,10 @@ def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(k
     assert result.code == 0, result.err
     assert "others is not the folder that the model was trained on: all of its 12 images are used" in result.err
     folder = RUN / "test_others"
-    assert f"--data.data_dir differs from the run: the results are in {folder}, and those of the run are unchanged\n" in result.out
+    assert (
+        f"--data.data_dir differs from the run: the results are in {folder}, and those of the run are unchanged\n"
+        in result.out
+    )
     assert len(table(folder / "predictions.csv")) == 12
     assert {path.name for path in folder.iterdir()} >= {path.name for path in results}
     assert "12 test samples of ImageFolderDataModule in others ·" in (folder / "report.html").read_text()
