@@ -457,7 +457,7 @@ def test_a_hanging_worker_hardly_delays_the_end_of_the_server(checkpoints: list[
         start = time.monotonic()
         server.process.terminate()
         assert server.process.wait(60) == 0
-        assert time.monotonic() - start < 39
+        assert time.monotonic() - start < 50  # 30 for the requests that a hanging worker may still answer
         assert psutil.wait_procs(workers, timeout=1)[1] == []
 
 

@@ -1043,7 +1043,7 @@ def test_a_checkpoint_outside_of_its_run_is_not_tested_on_training_images(kindli
     write("others/train", 4, first=60)
     write("others/test", 4, first=70)
     assert kindling("test", "--ckpt_path", "away/best.ckpt", "--data.data_dir", "others").code == 0
-    assert len(table(Path("away/best/predictions.csv"))) == 12
+    assert len(table(Path("away/best/test_others/predictions.csv"))) == 12
 
 
 def save_again(folder: str) -> None:
