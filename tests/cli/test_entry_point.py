@@ -260,7 +260,7 @@ USAGE = {
         "nested.yaml: model: class_path must be the name of a class, got {'class_path"
     ],
     ("fit", "--config", "twice.yaml"): ["twice.yaml is not valid YAML: model is given twice, in lines 1 and 3"],
-    ("fit", "--model.hidden", "[8]", "--config", "quickstart"): ["model: its class is missing", "before its options"],
+    ("fit", "--model.hidden", "[8]", "--config", "quickstart"): ["model.hidden: [8] is not int"],
     (*QUICK, "--averaging.decay", "0.9"): ["choose a subclass with --averaging NAME"],
     (*QUICK, "--trainer.callbacks.patience", "3"): ["trainer.callbacks: its class is missing"],
     (*QUICK, "--trainer.logger.save_dir", "x"): [
@@ -290,7 +290,7 @@ USAGE = {
     (*QUICK, "--data.source", "FasionMNIST"): ["data.source: FasionMNIST is not one of MNIST, FashionMNIST"],
     (*QUICK, "--trainer.max_epochs", "few"): ["trainer.max_epochs: few is not int"],
     (*QUICK, "--trainer.precision", "bf17"): ["trainer.precision: bf17 is not", "bf16-mixed"],
-    (*QUICK, "--early_stopping.mode", "mini"): ["early_stopping.mode: mini is not one of min, max"],
+    (*QUICK, "--early_stopping.mode", "mini"): ["early_stopping.mode: mini is not one of auto, min, max"],
     ("fit", "--config", "nowhere.yaml"): ["there is no file nowhere.yaml"],
     ("fit", "--config", "configs/quikstart.yaml"): ["quikstart.yaml: did you mean configs/quickstart.yaml?"],
     ("fit", "--config", "configs/bf16.yaml"): ["did you mean configs/with/bf16.yaml?"],

@@ -1,7 +1,9 @@
 """Recipes are found by name from any folder; paths and the project's recipes take precedence."""
 
+import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,25 @@ def test_the_help_page_lists_project_recipes_first(kindling: Command, empty: Pat
     assert lines[0].split() == ["zebra", "Two", "epochs."]
     assert {line.split()[0] for line in lines if line[2] != " "} == list_recipes().keys()
     assert all(describe(path) for path in list_recipes().values())
+
+
+def test_what_is_typed_wins_over_a_recipe_wherever_it_stands(kindling: Command) -> None:
+    before = ["--trainer.max_epochs", "3", "--seed_everything", "7"]
+    result = kindling("fit", *before, "--config", "quickstart", "--model.dropout", "0.5", "--print_config")
+    assert result.code == 0, result.err
+    config = yaml.safe_load(result.out)
+    assert (config["trainer"]["max_epochs"], config["seed_everything"]) == (3, 7)
+    assert config["model"]["init_args"]["dropout"] == 0.5
+
+
+@pytest.mark.parametrize(("metric", "best"), [("val/accuracy", max), ("val/loss", min)])
+def test_the_best_epoch_has_the_best_value_of_the_monitored_metric(
+    kindling: Command, metric: str, best: Callable[[list[float]], float]
+) -> None:
+    options = ["--checkpoint.monitor", metric, "--early_stopping.monitor", metric, "--trainer.max_epochs", "4"]
+    assert kindling("fit", *TINY, *options).code == 0
+    with Path("runs/tiny/version_0/metrics.csv").open(newline="") as file:
+        values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
+    run = json.loads(Path("runs/tiny/version_0/run.json").read_text())
+    assert len({*values}) > 1
+    assert run["best"][metric] == pytest.approx(best(values), abs=1e-6)

@@ -276,7 +276,7 @@ def test_qmc_follows_one_sequence(folder: Path) -> None:
 @pytest.mark.slow
 def test_equal_trials_are_reported_too(kindling: Command, tune: list[str]) -> None:
     Path("space.yaml").write_text("model.dropout: [0.0, 1.0e-9]\nmodel.optimizer.lr: [1.0e-12, 1.0e-13]\n")
-    monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
+    monitor = ["--checkpoint.monitor", "val/accuracy"]
     result = kindling(*tune, *monitor, "--trials", 3, "--sampler", "random")
     assert result.code == 0, result.err
     assert len({trial.values[0] for trial in trials()}) == 1

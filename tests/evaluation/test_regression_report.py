@@ -22,6 +22,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from conftest import Command, Train
 from kindling.evaluation.features import Feature, errors_by_feature, kruskal_wallis
 from kindling.evaluation.regression import RegressionPredictions, error_intervals, errors_by_target
+from kindling.evaluation.regression_charts import error_histogram
 from kindling.evaluation.statistics import random_blocks
 
 RUN = Path("runs/numbers/version_0")
@@ -197,18 +198,15 @@ def test_targets_that_are_all_the_same_have_a_report(kindling: Command) -> None:
 
 
 def test_few_images_are_shown_once(kindling: Command, trained: Train) -> None:
-    trained(*options("Brightness"))
-    few = ["--data.eval_batch_size", "26", "--trainer.limit_test_batches", "1"]
-    assert kindling("test", "--ckpt_path", RUN, *few).code == 0
+    trained(*options("Brightness"), "--data.eval_batch_size", "26", "--trainer.limit_test_batches", "1")
     captions = [caption.rpartition("row ")[2] for caption in read(RUN).captions if "→" in caption]
     assert sorted(map(int, captions)) == [*range(26)]
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_a_few_samples_have_a_report(kindling: Command, trained: Train, number: int) -> None:
-    trained(*options("Waves"))
     few = ["--data.eval_batch_size", str(number), "--trainer.limit_test_batches", "1"]
-    result = kindling("test", "--ckpt_path", RUN, *few)
+    result = kindling("fit", *options("Waves"), *few)
     assert (result.code, result.err) == (0, "")
     page = read(RUN)
     assert f"The {number} largest errors." in page.text
@@ -229,3 +227,11 @@ def test_intervals_of_many_samples_take_seconds_and_equal_those_of_the_normal_di
     half = 1.96 * errors.abs().std().item() / number**0.5
     assert high - low == pytest.approx(2 * half, rel=0.1)
     assert (low + high) / 2 == pytest.approx(errors.abs().mean().item(), abs=half / 5)
+
+
+@pytest.mark.parametrize("wild", [0.0, 1e12], ids=["usual", "wild"])
+def test_the_histogram_of_errors_has_few_bars_whatever_the_errors(wild: float) -> None:
+    errors = torch.randn(60, generator=torch.Generator().manual_seed(0))
+    errors[0] += wild
+    figure = error_histogram(RegressionPredictions(errors, torch.zeros(60)))
+    assert 8 <= len(figure.axes[0].patches) <= 40

@@ -389,8 +389,11 @@ def test_part_of_the_test_split_can_be_tested(kindling: Command, trained: Train)
     assert (result.code, "test/accuracy" in result.out) == (0, True)
     assert "test results not saved: --trainer.limit_test_batches differs from the run\n" in result.out
     assert before == {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    assert "not saved" in kindling("test", "--ckpt_path", RUN, "--trainer.limit_test_batches", "1").out  # one batch
     assert kindling("fit", *TINY, *few).code == 0  # whose own test has no more samples
-    assert "14 test samples" in read(RUN.with_name("version_1")).text
+    short = RUN.with_name("version_1")
+    assert "14 test samples" in read(short).text
+    assert "not saved" not in kindling("test", "--ckpt_path", short, *few).out
 
 
 def test_results_of_other_data_have_files_of_their_own(kindling: Command, trained: Train) -> None:
@@ -408,6 +411,8 @@ def test_results_of_other_data_have_files_of_their_own(kindling: Command, traine
         assert kindling("predict", "--ckpt_path", RUN, *options).code == 0
         tested, predicted = (RUN / f"test_{name}/predictions.csv"), (RUN / f"predictions_{name}.csv")
         assert tested.read_text().count("\n") == predicted.read_text().count("\n") > 1
+    Path("dotted.yaml").write_text("data.data_seed: 7\n")
+    assert "--data.data_seed differs" in kindling("test", "--ckpt_path", RUN, "--config", "dotted.yaml").out
     assert before == {path: path.read_bytes() for path in before}
     same = kindling("test", "--ckpt_path", RUN, "--model.hidden", "[8]", "--data.num_samples", "300")
     assert (same.code, "not saved" in same.out, "differ" in same.out) == (0, False, False)

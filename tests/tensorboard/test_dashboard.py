@@ -323,7 +323,7 @@ def test_results_of_an_interruption_are_dropped_even_if_the_next_session_crashes
 
 @pytest.mark.slow
 def test_another_metric_can_decide_which_epoch_is_best(kindling: Command) -> None:
-    monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
+    monitor = ["--checkpoint.monitor", "val/accuracy"]
     assert kindling("fit", *TINY, *monitor, "--model.optimizer.lr", "0.5", "--trainer.max_epochs", "5").code == 0
     accuracies, losses = (
         [event.value for event in read("val").Scalars(f"metrics/{of}")] for of in ("accuracy", "loss")

@@ -40,7 +40,7 @@ def test_a_run_records_its_metadata(kindling: Command) -> None:
 
 @pytest.mark.slow
 def test_the_best_epoch_is_that_of_the_best_checkpoint(kindling: Command) -> None:
-    monitor = ["--checkpoint.monitor", "val/accuracy", "--checkpoint.mode", "max"]
+    monitor = ["--checkpoint.monitor", "val/accuracy"]
     assert kindling("fit", *TINY, *monitor, "--trainer.max_epochs", 5).code == 0
     accuracies = list(read_history(RUN / "metrics.csv")["val/accuracy"].values())
     best = RunMetadata.read(RUN)

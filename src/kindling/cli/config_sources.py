@@ -56,7 +56,7 @@ class Sources:
             ValueError: If a file can't be read.
         """
         typed = [re.sub(r"^\?$|(?<==)\?$", '"?"', value) for value in options]  # YAML reads a lone ? as {null: null}
-        typed = classes_first(find_recipes(typed))
+        typed = classes_first(configs_first(find_recipes(typed)))
         check_typed(typed)
         parser = UsageErrorParser(add_help=False)
         parser.add_argument("--ckpt_path")
@@ -94,33 +94,46 @@ class Sources:
         named += [values[-1] for option in typed if (values := option_values(option))]
         return next(filter(None, reversed(named)), "")
 
-    def changed_options(self, model: LightningModule) -> list[str]:
-        """Return the options of a model that differ from those in the checkpoint."""
+    def changed_options(self, model: LightningModule, limit: float | None) -> list[str]:
+        """Return the options with which `test` evaluates another model than the run did, or a part of the test split.
+
+        Args:
+            model: The model.
+            limit: The option `--trainer.limit_test_batches`: 1 is one batch, 1.0 is all of them.
+        """
         stored = self.stored.get("hyper_parameters", {})
         typed = typed_arguments("model", self.typed, self.recipes)
-        return sorted(f"--model.{name}" for name in typed if not _is_same(model.hparams.get(name), stored.get(name)))
+        changed = [f"--model.{name}" for name in typed if not _is_same(model.hparams.get(name), stored.get(name))]
+        of_run = (self._config_of_run.get("trainer") or {}).get("limit_test_batches")
+        if str(limit) not in (str(None), str(1.0), str(of_run)):
+            changed.append("--trainer.limit_test_batches")
+        return sorted(changed)
 
     def other_data(self, data: LightningDataModule | None) -> dict[str, Any]:
-        """Return the typed options of a data module that choose other samples than those of the run, and their values.
+        """Return the options of a data module that choose other samples than those of the run, and their values.
 
         Their names are without `--data.`; another class is the option `data`.
         """
         if data is None or self.checkpoint is None:
             return {}
+        names = getattr(data, "sample_options", BaseDataModule.sample_options)
+        options = {name: data.hparams.get(name, getattr(data, name, None)) for name in names}
         typed = typed_arguments("data", self.typed, self.recipes)
-        names = [name for name in getattr(data, "sample_options", BaseDataModule.sample_options) if name in typed]
-        options = {name: data.hparams.get(name) for name in names}
         # `stored_config` has the `split.csv` of the run, which may have been trained with another file of splits.
-        configs = [self.stored_config, config_of_run(run_folder_of(self.checkpoint) / "config.yaml")]
-        known = [config["data"] for config in configs if config.get("data")]
+        known = [config["data"] for config in (self.stored_config, self._config_of_run) if config.get("data")]
         if known and all(each["class_path"].rpartition(".")[2] != type(data).__name__ for each in known):
-            return {"data": type(data).__name__, **options}
+            return {"data": type(data).__name__} | {name: options[name] for name in names if name in typed}
         stored = [each.get("init_args") or {} for each in known]
-        return {
-            name: value
-            for name, value in options.items()
-            if not any(_is_same(value, arguments.get(name)) for arguments in stored)
-        }
+
+        def is_as_stored(name: str) -> bool:
+            values = [arguments.get(name) for arguments in stored if name in arguments or name in typed]
+            return any(_is_same(options[name], value) for value in values) or (name not in typed and not values)
+
+        return {name: value for name, value in options.items() if not is_as_stored(name)}
+
+    @property
+    def _config_of_run(self) -> dict[str, Any]:
+        return config_of_run(run_folder_of(self.checkpoint) / "config.yaml") if self.checkpoint else {}
 
     @property
     def arguments(self) -> list[str]:
@@ -134,6 +147,21 @@ def _is_same(value: Any, other: Any) -> bool:
         return os.path.realpath(value) == os.path.realpath(other)
     # A checkpoint may have lists where a model has tuples.
     return bool(value == other or json.dumps(value, default=str) == json.dumps(other, default=str))
+
+
+def configs_first(typed: Sequence[str]) -> list[str]:
+    """Move each `--config` before the options, which override it wherever they stand.
+
+    `--model` and `--data` stay before it, as it may have options of their classes.
+
+    Examples:
+        >>> configs_first(["--model.dropout", "0.1", "--config=a.yaml", "-c", "b.yaml"])
+        ['--config=a.yaml', '--config', 'b.yaml', '--model.dropout', '0.1']
+    """
+    options = group_options(typed)
+    number = max((place for place, option in enumerate(options, 1) if option_name(option) == "config"), default=0)
+    first = sorted(options[:number], key=lambda option: option_name(option) not in ("config", "model", "data"))
+    return [part for option in (*first, *options[number:]) for part in option]
 
 
 def classes_first(typed: Sequence[str]) -> list[str]:

@@ -209,8 +209,7 @@ class KindlingCLI(LightningCLI):
             return
         check_trained(self.checkpoint, stored)
         if self.command == "test":
-            is_limited = self._config["trainer"]["limit_test_batches"] not in (None, 1.0)
-            self.changed = [*self.sources.changed_options(self.model), *["--trainer.limit_test_batches"] * is_limited]
+            self.changed = self.sources.changed_options(self.model, self._config["trainer"]["limit_test_batches"])
         writes = is_writable(run_folder_of(self.checkpoint)) and not self._config["trainer"]["fast_dev_run"]
         if self.command == "test" and writes and not (self.changed or self._other_data):
             self.collector = dashboard_of(self.checkpoint, stored["global_step"]) or self.collector

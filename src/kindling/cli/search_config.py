@@ -14,6 +14,7 @@ from kindling.cli.lightning_cli import KindlingCLI
 from kindling.cli.recipes import seed_of
 from kindling.cli.yaml_files import read_recipes, read_yaml
 from kindling.runs.repeats import digest_files
+from kindling.training.monitors import resolve_mode
 from kindling.tuning.search_space import SearchSpace
 from kindling.utils.errors import UsageError
 from kindling.utils.plugins import load_plugins
@@ -65,7 +66,7 @@ class SearchConfig:
             "options": [Path(option).name if option.startswith("--config=") else option for option in shared],
             "search space": space.describe(),
             "monitor": monitor,
-            "mode": fit["checkpoint"]["mode"],
+            "mode": resolve_mode(fit["checkpoint"]["mode"], monitor),
             "contents of files": digest_files(shared, contents),
         }
         return cls(space, shared, fit, monitor, seed, settings)

@@ -1,14 +1,18 @@
 """Comparison of runs: results, differing settings, and a plot of their curves."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from kindling.runs.folders import RUNS
 from kindling.runs.plots import plot_runs
 from kindling.runs.run import Run
 from kindling.runs.runs_table import format_commit, format_duration, format_epochs
 from kindling.runs.show import UNSET, format_setting
-from kindling.utils.console import new_table, say
+from kindling.utils.console import say
 from kindling.utils.text import format_metric
 
 IGNORED_OPTIONS = ("run_name", "ckpt_path")
@@ -16,7 +20,10 @@ IGNORED_OPTIONS = ("run_name", "ckpt_path")
 
 def compare(runs: Sequence[Run]) -> None:
     """Print a table of the results and differing settings of runs, and draw `compare.png`."""
-    table = new_table("", "", *names(runs))
+    table = Table()
+    table.add_column("", no_wrap=True)
+    for name in names(runs):
+        table.add_column(name, justify="right", overflow="fold")
     for name, values in results(runs).items():
         table.add_row(name, *values)
     differing = differences(runs)
@@ -24,7 +31,8 @@ def compare(runs: Sequence[Run]) -> None:
         table.add_section()
     for name, values in differing.items():
         table.add_row(name, *values)
-    say(table)
+    # Do not wrap the output of a pipe.
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False, emoji=False).print(table)
     if not differing:
         say("the settings are identical")
     histories = {name: history for name, run in zip(names(runs), runs, strict=True) if (history := run.history())}

@@ -4,14 +4,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from kindling.training.monitors import DEFAULT_MONITOR, check_monitor, is_missing
+from kindling.training.monitors import DEFAULT_MONITOR, Mode, check_monitor, is_missing, resolve_mode
 from kindling.utils.text import join_names
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 def best_checkpoint(
     monitor: str = DEFAULT_MONITOR,
-    mode: Literal["min", "max"] = "min",
+    mode: Mode = "auto",
     every_n_minutes: float = 10.0,
     every_n_steps: int | None = None,
 ) -> BestCheckpoint:
@@ -84,11 +83,11 @@ def best_checkpoint(
 
     Args:
         monitor: Metric to monitor.
-        mode: Whether lower (min) or higher (max) is better.
+        mode: Whether lower or higher is better; auto: by its name.
         every_n_minutes: Minutes between saves of last.ckpt during an epoch; it is always saved after each epoch.
         every_n_steps: Also save last.ckpt every N optimizer steps; null turns this off.
     """
     for name, value in {"every_n_minutes": every_n_minutes, "every_n_steps": every_n_steps}.items():
         if value is not None and not value > 0:
             raise ValueError(f"checkpoint.{name} must be greater than 0, got {value}")
-    return BestCheckpoint(monitor, mode)
+    return BestCheckpoint(monitor, resolve_mode(mode, monitor))

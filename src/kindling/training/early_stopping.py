@@ -1,14 +1,13 @@
 """Early stopping of a run, as a class distinct from one that users add."""
 
 import sys
-from typing import Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from kindling.training.monitors import DEFAULT_MONITOR, check_monitor, is_missing
+from kindling.training.monitors import DEFAULT_MONITOR, Mode, check_monitor, is_missing, resolve_mode
 
 
 class RunEarlyStopping(EarlyStopping):
@@ -22,18 +21,18 @@ class RunEarlyStopping(EarlyStopping):
             super().on_validation_end(trainer, pl_module)
 
 
-def early_stopping(
-    monitor: str = DEFAULT_MONITOR, mode: Literal["min", "max"] = "min", patience: int | None = 5
-) -> RunEarlyStopping:
+def early_stopping(monitor: str = DEFAULT_MONITOR, mode: Mode = "auto", patience: int | None = 5) -> RunEarlyStopping:
     """Stop training when a metric stops improving; on by default, after 5 validations.
 
     Args:
         monitor: Metric to monitor.
-        mode: Whether lower (min) or higher (max) is better.
+        mode: Whether lower or higher is better; auto: by its name.
         patience: Validations without an improvement before training stops; null turns early stopping off.
     """
     if patience is None:
         patience = sys.maxsize
     if patience < 0:
         raise ValueError(f"early_stopping.patience must not be negative, got {patience}")
-    return RunEarlyStopping(monitor, mode=mode, patience=patience, check_on_train_epoch_end=False)
+    return RunEarlyStopping(
+        monitor, mode=resolve_mode(mode, monitor), patience=patience, check_on_train_epoch_end=False
+    )

@@ -1,10 +1,31 @@
 """The metrics that best checkpoints and early stopping monitor."""
 
+import re
+from typing import Literal
+
 from lightning.pytorch import Trainer
 
 from kindling.utils.text import join_names, suggest
 
 DEFAULT_MONITOR = "val/loss"
+Mode = Literal["auto", "min", "max"]
+# Names of metrics that are better if they are higher.
+HIGHER_IS_BETTER = re.compile(
+    r"(?<![a-z])(acc|accuracy|average_precision|f1|fbeta|auc|auroc|precision|recall|specificity|sensitivity|r2|kappa|mcc|"
+    r"iou|jaccard|dice|psnr|ssim|bleu|rouge|pearson|spearman|top_?\d+)(?![a-z])"
+)
+
+
+def resolve_mode(mode: Mode, monitor: str) -> Literal["min", "max"]:
+    """Return whether lower or higher values of a metric are better; auto decides by its name, and min if unknown.
+
+    Examples:
+        >>> resolve_mode("auto", "val/balanced_accuracy"), resolve_mode("auto", "valid_loss"), resolve_mode("max", "x")
+        ('max', 'min', 'max')
+    """
+    if mode != "auto":
+        return mode
+    return "max" if HIGHER_IS_BETTER.search(monitor.lower()) else "min"
 
 
 def is_missing(monitor: str | None, trainer: Trainer) -> bool:

@@ -83,7 +83,7 @@ class SearchSpace:
         if changed and monitor.endswith("loss"):
             raise UsageError(
                 f"{source}: {changed[0]} changes {monitor} itself, so trials can't be compared by it: choose another "
-                "metric, as in --checkpoint.monitor val/accuracy --checkpoint.mode max"
+                "metric, as in --checkpoint.monitor val/accuracy"
             )
 
     def suggest(self, trial: Trial) -> None:

@@ -68,8 +68,7 @@ def say(*items: object, stderr: bool = False) -> None:
     if is_rank_zero():
         note_output()
         safe = ("\n".join(map(strip_control_characters, x.split("\n"))) if isinstance(x, str) else x for x in items)
-        width = None if (sys.stderr if stderr else sys.stdout).isatty() else 10_000  # a pipe wraps nothing
-        Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=True).print(*safe)
+        Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True).print(*safe)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -44,18 +45,20 @@ def suggest(name: str, known: Iterable[str], group: str = "") -> str:
 def suggest_path(path: str | Path, is_usable: Callable[[Path], bool] = Path.exists) -> str:
     """Return a hint with a usable path whose only other part is the first one of `path` that does not exist.
 
-    Returns "" if there is none, and in folders of so many files that a search would take long.
+    Returns "" if there is none. Of a folder with very many files, only some are compared.
     """
     missing = Path(path)
-    folder = next((parent for parent in missing.parents if parent.is_dir()), None)
-    if missing.exists() or folder is None or not os.access(folder, os.R_OK):
-        return ""
-    name, *others = missing.relative_to(folder).parts
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in islice(entries, MAX_SEARCHED)]
-    usable = [each for each in names if is_usable(folder.joinpath(each, *others))]
-    near = difflib.get_close_matches(name, usable, n=1, cutoff=MIN_PATH_RATIO) if len(names) < MAX_SEARCHED else []
-    return f": did you mean {folder.joinpath(near[0], *others)}?" if near else ""
+    with suppress(OSError):  # a folder that can't be read
+        folder = next((parent for parent in missing.parents if parent.is_dir()), None)
+        if folder is None or missing.exists():
+            return ""
+        name, *others = missing.relative_to(folder).parts
+        with os.scandir(folder) as entries:
+            names = {entry.name.lower(): entry.name for entry in islice(entries, MAX_SEARCHED)}
+        for key in difflib.get_close_matches(name.lower(), names, cutoff=MIN_PATH_RATIO):
+            if is_usable(near := folder.joinpath(names[key], *others)):
+                return f": did you mean {near}?"
+    return ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

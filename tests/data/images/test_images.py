@@ -133,8 +133,8 @@ def test_test_images_were_not_trained_on_even_if_images_were_added(kindling: Com
     write("photos", 30, first=30)
     result = kindling("predict", "--ckpt_path", "best")
     assert result.code == 0, result.err
-    new = f"not used: 90 images of photos, newer than {RUN / 'split.csv'} and not listed there"
-    assert f"{new} (cat/30.png, cat/31.png and 88 more); to use them, start a new run\n" in result.err
+    new = f"not used: 90 images of photos that {RUN / 'split.csv'} does not list, added or changed after the run was"
+    assert f"{new} started (cat/30.png, cat/31.png and 88 more); a new run uses them\n" in result.err
     assert [row["file"] for row in table(RUN / "predictions.csv")] == held_out
     (Path("photos") / held_out[0]).unlink()
     result = kindling("test", "--ckpt_path", "best")

@@ -1,9 +1,11 @@
 """The labeled images of a folder: those of a `split.csv`, of a label file or of class folders."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +98,18 @@ def _is_other(
 
 
 def _report_new(root: Path, samples: Sequence[Sample], split: Path) -> None:
-    """Warn about images newer than the `split.csv` of a run, which does not list them: no command uses them."""
-    known, written = {os.path.normpath(sample.file) for sample in samples}, split.stat().st_mtime
+    """Warn about images added since a run was started, which no command uses as its `split.csv` does not list them."""
+    known = {os.path.normpath(sample.file) for sample in samples}
+    try:
+        run = json.loads(split.with_name("run.json").read_text("utf-8"))
+        started = datetime.fromisoformat(run["started"]).timestamp()
+    except (OSError, ValueError, KeyError):  # damaged
+        return
     others = [file for file in list_images(root).images if "/" in file and os.path.normpath(file) not in known]
-    if new := [file for file in others if _changed_at(root / file) > written]:
+    if new := [file for file in others if _changed_at(root / file) > started]:
         logger.warning(
-            f"not used: {count_noun(len(new), 'image', 'images')} of {root}, newer than {split} and not listed there "
-            f"({join_names(new, 2)}); to use them, start a new run"
+            f"not used: {count_noun(len(new), 'image', 'images')} of {root} that {split} does not list, added or "
+            f"changed after the run was started ({join_names(new, 2)}); a new run uses them"
         )
 
 

@@ -83,11 +83,6 @@ class TableDataModule(LearnedTargets):
         self.groups, self.time, self.fold = groups, time, fold
         if fold is not None:
             check_fold(fold, "rows", test_path=test_path, split=split)
-        if test_path is not None and Path(test_path).resolve() == Path(path).resolve():
-            raise ValueError(
-                f"`test_path` {test_path} is `path` itself, whose rows are trained on: leave it out to test the rows "
-                "that `test_split` holds out"
-            )
         self.path, self.target, self.drop = path, target, drop
         self._task = task
         self.test_split, self.test_path, self.split, self.predict = test_split, test_path, split, predict
@@ -220,6 +215,11 @@ class TableDataModule(LearnedTargets):
                 )
             self.tested = self.file.frame[self.splits == split]
             return self._rows_of(split)
+        if Path(self.test_path).resolve() == Path(self.path).resolve():
+            raise ValueError(
+                f"`test_path` {self.test_path} is `path` itself, whose rows are trained on: leave it out to test the "
+                "rows that `test_split` holds out"
+            )
         target = read_test_target(self.test_path, self.target, self.missing, self.fitted)
         self.tested = target.table.frame[target.known]
         if self.groups or self.time:
