@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -126,12 +127,12 @@ class Sources:
         stored = [each.get("init_args") or {} for each in known]
 
         def is_as_stored(name: str) -> bool:
-            values = [arguments.get(name) for arguments in stored if name in arguments or name in typed]
-            return any(_is_same(options[name], value) for value in values) or (name not in typed and not values)
+            is_known = name in typed or any(name in arguments for arguments in stored)
+            return not is_known or any(_is_same(options[name], arguments.get(name)) for arguments in stored)
 
         return {name: value for name, value in options.items() if not is_as_stored(name)}
 
-    @property
+    @cached_property
     def _config_of_run(self) -> dict[str, Any]:
         return config_of_run(run_folder_of(self.checkpoint) / "config.yaml") if self.checkpoint else {}
 

@@ -1132,6 +1132,21 @@ def fit_in_given_splits(kindling: Command, splits: str) -> None:
     shutil.copy(RUN / "checkpoints/best.ckpt", "away/best.ckpt")
 
 
+def test_the_test_of_a_run_with_own_splits_and_unread_labels_is_its_own(kindling: Command) -> None:
+    write("photos", 10)
+    files = [(path.relative_to("photos"), path.parent.name) for path in sorted(Path("photos").rglob("*.png"))]
+    splits = ["test" if number % 5 == 0 else "val" if number % 5 == 1 else "train" for number in range(len(files))]
+    rows = [f"{file},{label},{split}" for (file, label), split in zip(files, splits, strict=True)]
+    Path("mine.csv").write_text("\n".join(["file,class,split", *rows]))
+    Path("labels.csv").write_text("\n".join(["file,class", *(f"{file},{label}" for file, label in files)]))
+    result = kindling("fit", *FIT, "--data.split", "mine.csv", "--data.labels", "labels.csv")
+    assert result.code == 0, result.err
+    for options in ([], ["--data.split", "mine.csv"], ["--data.split", RUN / "split.csv"]):
+        result = kindling("test", "--ckpt_path", RUN, *options)
+        assert (result.code, "differ" in result.out) == (0, False), result.out
+    assert not list(RUN.glob("test_*/"))
+
+
 def test_all_images_of_a_new_folder_are_tested_after_training_in_split_folders(kindling: Command) -> None:
     fit_in_given_splits(kindling, "train val test")
     write("others", 4, first=90)
